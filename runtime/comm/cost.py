@@ -52,6 +52,9 @@ __all__ = ["MACHINE", "Terms", "best", "cost", "lower_bound", "seconds", "terms"
 MACHINE = Machine(alpha=4.7e-6, beta=1.1e-9, gamma=2e-10)
 """Two ranks of one host, as measured when the project began: what "auto" plans with where no machine is given."""
 
+LONGEST = 2**63 - 1
+"""Words of a vector that an index can count."""
+
 Round = tuple[float, float]
 """Words that the critical rank receives in a round, then flops before the next; (0, m) is computation alone."""
 
@@ -107,7 +110,7 @@ _FORMULAS: dict[tuple[str, str], Callable[[int, int, int, int], tuple[int, int, 
 def _check(operation: str, algorithm: str, p: int, n: int) -> None:
     named(operation)
     rank_count(p, "p")
-    whole(n, "n", 0)
+    whole(n, "n", 0, LONGEST)
     schedule(operation, algorithm, p, n)
 
 
@@ -174,7 +177,7 @@ def lower_bound(operation: str, p: int, n: int) -> Terms:
     """
     operation = named(operation)
     whole(p, "p", 1)
-    whole(n, "n", 0)
+    whole(n, "n", 0, LONGEST)
     L, part = ceil_log2(p), Fraction((p - 1) * n, p)
     if operation in ("broadcast", "reduce"):
         return Terms(L, n if p > 1 else 0, part if operation == "reduce" else 0)

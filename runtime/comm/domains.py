@@ -57,7 +57,7 @@ def time(cut: str, p: int, n: float, machine: Machine) -> float:
     """T_p: seconds of one product on n x n points and p ranks, nothing hidden. ValueError for an unknown cut."""
     _check(cut, p, n)
     gamma = known_gamma(machine)
-    return communication(cut, p, n, machine) + FLOPS * n * n / p * gamma
+    return communication(cut, p, n, machine) + FLOPS * float(n) * n / p * gamma
 
 
 @strict
@@ -72,8 +72,7 @@ def efficiency(cut: str, p: int, n: float, machine: Machine) -> float:
     gamma = known_gamma(machine)
     if not gamma:
         raise ValueError("an efficiency needs a machine with gamma above 0")
-    work = FLOPS * n * n / p * gamma
-    return work / (work + communication(cut, p, n, machine))
+    return 1 / (1 + communication(cut, p, n, machine) / n / n * p / (FLOPS * gamma))
 
 
 @strict

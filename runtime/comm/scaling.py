@@ -25,7 +25,7 @@ The last two are for a five-point stencil on an n x n domain, ten flops a point.
 
 from __future__ import annotations
 
-from math import log2, sqrt
+from math import hypot, log2, sqrt
 
 from tilewright.comm.cost import known_gamma
 from tilewright.keywords import strict
@@ -84,7 +84,7 @@ def _lost(problem: str, layout: str, p: float, machine: Machine) -> tuple[float,
         raise ValueError(
             f"no efficiency formula for {problem!r} {layout!r}; known: {names}. They are problem and layout"
         )
-    real(p, "p", 1)
+    p = float(real(p, "p", 1))
     gamma = _gamma(machine)
     if p == 1:
         return 0.0, 0.0
@@ -122,8 +122,8 @@ def efficiency(problem: str, layout: str, p: float, n: float, machine: Machine) 
     [0.96339, 0.99256]
     """
     a, b = _lost(problem, layout, p, machine)
-    real(n, "n", 0, above=True)
-    return 1 / (1 + a / (n * n) + b / n)
+    n = float(real(n, "n", 0, above=True))
+    return 1 / (1 + a / n / n + b / n)
 
 
 @strict
@@ -155,7 +155,7 @@ def weak_efficiency(problem: str, layout: str, p: float, memory: float, machine:
     """
     real(memory, "memory", 0, above=True)
     real(p, "p", 1)
-    return efficiency(problem, layout, p, sqrt(memory * p), machine)
+    return efficiency(problem, layout, p, sqrt(memory) * sqrt(p), machine)
 
 
 @strict
@@ -192,4 +192,5 @@ def isoefficiency(problem: str, layout: str, p: float, target: float, machine: M
         raise ValueError(f"target must be an efficiency between 0 and 1, not {target}")
     a, b = _lost(problem, layout, p, machine)
     k = (1 - target) / target
-    return (b + sqrt(b * b + 4 * a * k)) / (2 * k)
+    half = b / (2 * k)
+    return half + hypot(half, sqrt(a) / sqrt(k))

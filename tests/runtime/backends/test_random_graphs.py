@@ -142,6 +142,6 @@ def test_dask(client, monkeypatch, mode):
 
     def run(case):
         monkeypatch.setattr(outcome, "WORTH", worth if case.seed % 2 else 0)
-        return on("dask", case, client=client, mode=mode, owner=case.owner)
+        return on("dask", case, client=client, mode=mode, owner=case.owner, timeout=300)  # a busy computer is no fault
 
     assert problems(cases(100), run, ranks=True) == []

@@ -325,6 +325,47 @@ class TestTime:
         bound, actual = comm.lower_bound(operation, p, m * p), comm.terms(operation, algorithm, p, m * p)
         assert all(a >= b for a, b in zip(actual, bound, strict=True))
 
+    @given(st.integers(1, 40), st.integers(1, 60), st.sampled_from(CASES))
+    def test_terms_are_what_the_messages_of_a_rank_add_up_to(self, p, m, which):
+        """Counted from the transfers one by one: the longest path through the rounds, where all blocks are equal.
+
+        A rank is done with a round when its messages are in and added up; it sends one after it is done with the rounds
+        before, and a message is in when both its ends are.
+        """
+        operation, algorithm = which
+        n, ready = m * p, [(0, 0, 0)] * p
+        weights = tw.Machine(alpha=1e6, beta=1.0, gamma=1e-3)
+
+        def later(*times):
+            return max(times, key=lambda t: t[0] * weights.alpha + t[1] * weights.beta + t[2] * weights.gamma)
+
+        for transfers in schedule(operation, algorithm, p, n):
+            now = list(ready)
+            for t in transfers:
+                alpha, beta, gamma = later(ready[t.source], ready[t.target])
+                words = sum(high - low for low, high in t.pieces)
+                assert words == t.words
+                now[t.target] = later(now[t.target], (alpha + 1, beta + words, gamma + (words if t.add else 0)))
+                now[t.source] = later(now[t.source], (alpha + 1, beta + words, gamma))
+            ready = now
+        found = later(*ready)
+        said = comm.terms(operation, algorithm, p, n)
+        assert all(one <= other for one, other in zip(found, said, strict=True)), (found, said)
+        if p & (p - 1) == 0 and algorithm != "chain":
+            assert found == said
+        assert comm.terms(operation, algorithm, p, n).seconds(MACHINE) == pytest.approx(
+            comm.cost(operation, algorithm, p=p, n=n, machine=MACHINE), rel=1e-12
+        )
+
+    def test_vectors_longer_than_an_index_counts_are_refused(self):
+        for call in (
+            lambda: comm.terms("reduce", "tree", 4, 2**63),
+            lambda: comm.cost("reduce", "tree", p=4, n=10**400, machine=MACHINE),
+            lambda: comm.lower_bound("reduce", 4, 10**400),
+        ):
+            with pytest.raises(ValueError, match="n must be"):
+                call()
+
     def test_optimal_ones_are_optimal(self):
         for operation in ("allgather", "reduce_scatter"):
             assert comm.terms(operation, "exchange", 12, 120) == comm.lower_bound(operation, 12, 120)

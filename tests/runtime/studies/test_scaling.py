@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import tilewright as tw
 from tilewright import comm
+from tilewright.comm import domains
 from tilewright.comm.scaling import FORMULAS, MODEL
 from tilewright.studies.network import Calibration, fit, measure
 
@@ -87,6 +88,42 @@ class TestFormulas:
         for problem, layout in FORMULAS:
             n = comm.isoefficiency(problem, layout, p, target, MODEL)
             assert np.isclose(comm.efficiency(problem, layout, p, n, MODEL), target, rtol=1e-9)
+
+    @pytest.mark.parametrize(("problem", "layout"), FORMULAS)
+    def test_they_are_numbers_at_any_scale(self, problem, layout):
+        """Neither squares of n nor those of the parts of iso-efficiency overflow where the answer does not."""
+        for p in (1, 4, 1e10, 1e160, 10**200, 1e280):
+            for n in (5e-324, 1e-200, 1, 1e160, 10**200, 1e300):
+                found = [
+                    comm.efficiency(problem, layout, p, n, MODEL),
+                    comm.weak_efficiency(problem, layout, p, n, MODEL),
+                ]
+                if problem == "stencil":
+                    found.append(domains.efficiency(layout, p, n, MODEL))
+                    assert found[0] == pytest.approx(found[2], rel=1e-9)
+                assert all(0 <= e <= 1 for e in found) and (found[0] == 1 if p == 1 else True), (p, n)
+            for target in (1e-300, 1e-9, 0.5, 1 - 1e-9):
+                n = comm.isoefficiency(problem, layout, p, target, MODEL)
+                assert np.isfinite(n) and n >= 0
+                if p > 1:
+                    assert comm.efficiency(problem, layout, p, n, MODEL) == pytest.approx(target, rel=1e-6)
+            assert comm.isoefficiency(problem, layout, p, 5e-324, MODEL) == 0
+
+    @pytest.mark.parametrize("kind", ["optimistic", "strong", "weak"])
+    def test_points_of_a_study_are_the_definitions(self, kind):
+        """T_1 / (p T_p), with T_p counted by hand: a ring of messages there and back is not hidden behind anything."""
+        machine = tw.Machine(alpha=3.0, beta=0.5, gamma=0.25)
+        study = comm.scaling_study(layouts=("slab",), machine=machine, n=64, memory=256, p=4, most=16)
+        for point in study.of(kind, "slab"):
+            work = 10 * point.n**2 * machine.gamma
+            lost = 2 * (machine.alpha + point.n * machine.beta) if point.p > 1 else 0
+            assert point.formula == pytest.approx(work / (point.p * (work / point.p + lost)), rel=1e-12)
+            assert point.simulated == pytest.approx(point.formula, rel=1e-12)
+        assert {(q.p, q.n) for q in study.of(kind, "slab")} == {
+            "optimistic": {(4, 64 * 4**k) for k in range(5)},
+            "strong": {(1, 64), (4, 64), (16, 64)},
+            "weak": {(1, 16), (4, 32), (16, 64)},
+        }[kind]
 
     def test_isoefficiency_of_rows_grows_as_p(self):
         machine = MODEL.replace(alpha=0.0)
