@@ -6,7 +6,7 @@ from itertools import product
 import networkx as nx
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from matrices import DTYPES, inverse_ratio, random_matrix, roundoff, solve_ratio, spd_matrix
 from optional import da, torch
@@ -283,6 +283,7 @@ def test_refusals():
             call()
 
 
+@settings(max_examples=40)
 @given(st.integers(0, 8), st.integers(0, 8), st.integers(1, 5), st.integers(1, 5))
 def test_every_shape_and_any_two_tile_sizes(m, n, one, two):
     a, b = random_matrix(m, n, seed=1), random_matrix(n, m, seed=2)

@@ -129,6 +129,16 @@ def test_a_damaged_checkpoint_is_an_error_and_executes_nothing(tmp_path, damage)
     assert not (tmp_path / "executed").exists()
 
 
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
+def test_what_is_no_file_in_place_of_a_checkpoint_is_refused_before_work(tmp_path, make):
+    make(tmp_path / checkpoint.NAME)
+    for resume in (True, False):
+        with pytest.raises(ValueError, match=r"cannot write checkpoints to .*checkpoint\.pt is there and no file"):
+            fit(zoo.perceptron(), DATA, epochs=1, checkpoint=tmp_path, resume=resume)
+    with pytest.raises(OSError, match=r"cannot read .*checkpoint\.pt: "):
+        checkpoint.read(tmp_path)
+
+
 class Trap:
     def __init__(self, path):
         self.path = path
