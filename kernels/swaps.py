@@ -114,6 +114,9 @@ def _in_array(piv: np.ndarray, a: np.ndarray, backwards: bool) -> None:
         a[targets] = a[sources]
         return
     k = len(piv)
+    if k and int(piv.astype(np.uint32).max()) >= len(a):  # LAPACK believes it
+        row = piv[piv.astype(np.uint32).argmax()]
+        raise ValueError(f"row exchanges of a matrix of {len(a)} rows go to row {row}: pivots are damaged")
     one_based = piv + np.int32(1)
     laswp(
         by_reference(a.shape[1]),

@@ -30,6 +30,7 @@ import numpy as np
 
 __all__ = [
     "LAPACK",
+    "check_chunks",
     "check_structure",
     "dense",
     "entered",
@@ -201,6 +202,12 @@ def overlaps(array: np.ndarray) -> bool:
         return False
     g = int(np.gcd(s, t))
     return t // g < m and s // g < n
+
+
+def check_chunks(a: Any, what: str = "the dask.array") -> None:
+    """ValueError for a dask.array of which Dask does not know how many rows or columns it has."""
+    if any(extent != extent for extent in a.shape):
+        raise ValueError(f"{what} does not know its chunk sizes; call compute_chunk_sizes() on it first")
 
 
 def check_structure(A: Any) -> None:

@@ -37,6 +37,18 @@ Shape = tuple[int, ...]
 Durations = float | Mapping[int, float]
 
 
+class _Table(dict[Any, Any]):
+    """A dict that stays as it was checked."""
+
+    def _refuse(self, *_: Any, **__: Any) -> Any:
+        raise TypeError("tables of a Machine cannot be changed; dataclasses.replace makes a machine with others")
+
+    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse
+
+    def __reduce__(self) -> Any:
+        return _Table, (dict(self),)
+
+
 @strict
 @dataclass(frozen=True, slots=True)
 class Machine:
@@ -161,11 +173,13 @@ class Machine:
                 else:
                     real(value, f"Machine: durations of {op}", 0)
         tables = {
-            op: {plain(size): plain(seconds) for size, seconds in t.items()} if isinstance(t, Mapping) else plain(t)
+            op: _Table({plain(size): plain(seconds) for size, seconds in t.items()})
+            if isinstance(t, Mapping)
+            else plain(t)
             for op, t in self.durations.items()
         }
-        object.__setattr__(self, "durations", tables)  # copies: the caller may change his
-        object.__setattr__(self, "acceleration", {op: plain(times) for op, times in self.acceleration.items()})
+        object.__setattr__(self, "durations", _Table(tables))  # copies: the caller may change his
+        object.__setattr__(self, "acceleration", _Table({op: plain(times) for op, times in self.acceleration.items()}))
         for name in ("shape", "itemsize"):
             if getattr(self, name) is not None:
                 function(getattr(self, name), f"Machine: {name}")

@@ -43,7 +43,7 @@ def resume(
     from tilewright.storage.checkpoint import CheckpointError, read_call
 
     with one_sentence():
-        call = read_call(folder)["call"]
+        call = _checked(folder, read_call(folder)["call"])
         routines = _routines()
         if call.get("routine") not in routines:
             raise CheckpointError(f"{folder} is of {call.get('routine')}, which this tilewright has not")
@@ -70,6 +70,30 @@ def resume(
     else:
         click.echo(run)
         click.echo(f"wrote {place}")
+
+
+_KEYWORDS = frozenset(
+    ("backend", "check_finite", "lower", "memory", "mode", "overwrite_out", "panel", "pivoting", "positive")
+    + ("threshold", "tile_size", "tree", "update")
+)
+"""Words of a call that a checkpoint may say. None leads to another process or file: a stranger may have made it."""
+
+
+def _checked(folder: Path, call: Any) -> dict[str, Any]:
+    """What a checkpoint says of its call. CheckpointError for what no run writes."""
+    from tilewright.storage.checkpoint import CheckpointError
+
+    keywords = call.get("keywords") if isinstance(call, dict) else None
+    if not isinstance(keywords, dict):
+        raise CheckpointError(f"{folder / 'run.json'} is damaged: it does not say which call was made")
+    others = sorted(keywords.keys() - _KEYWORDS)
+    if others:
+        raise CheckpointError(f"{folder / 'run.json'} has a keyword {others[0]!r}, which no run writes there")
+    out = call.get("out", "")
+    files = [call.get("a", ""), *(out if isinstance(out, list) else [out])]
+    if not isinstance(call.get("routine"), str) or not all(isinstance(file, str) for file in files):
+        raise CheckpointError(f"{folder / 'run.json'} is damaged: it does not say what was called with which files")
+    return call
 
 
 def _routines() -> dict[str, Callable[..., Any]]:

@@ -13,8 +13,9 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
-__all__ = ["append", "private_folder", "replacing", "sweep", "write_text"]
+__all__ = ["append", "open_regular", "private_folder", "replacing", "sweep", "write_text"]
 
 _ASIDE = re.compile(r"\.tilewright-([1-9][0-9]{0,9})-[0-9a-f]{8}(\..*)?", re.ASCII)
 """Names of files that are not whole yet, with the process that writes them."""
@@ -64,6 +65,27 @@ def write_text(path: str | Path, text: str) -> None:
     """Write a text in UTF-8 by `replacing`; halves of surrogate pairs, which it cannot say, become question marks."""
     with replacing(path) as aside:
         aside.write_text(text, encoding="utf-8", errors="replace")
+
+
+def open_regular(path: str | Path) -> BinaryIO:
+    """A file to be read, without a buffer. One that is no file is refused at once: a pipe would wait for who writes.
+
+    Raises
+    ------
+    OSError
+        It is not there, a folder, a pipe, or cannot be read; the message names ``path``.
+    """
+    try:
+        file = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+    except OSError as error:
+        raise type(error)(error.errno, f"cannot read {path}: {error.strerror}") from error
+    mode = os.fstat(file).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(file)
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(21, f"cannot read {path}: Is a directory")
+        raise OSError(22, f"cannot read {path}: it is no regular file")
+    return os.fdopen(file, "rb", buffering=0)
 
 
 def append(path: str | Path, data: bytes) -> None:

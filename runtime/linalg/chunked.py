@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tilewright.arguments import check_chunks
 from tilewright.linalg.matrix import factor_dtype
 
 if TYPE_CHECKING:
@@ -145,8 +146,7 @@ def _check(a: Any, overwrite: bool, square: bool, what: str) -> tuple[int, int]:
     """The shape of the matrix."""
     if a.ndim != 2:
         raise ValueError(f"{what} must be 2-D, not of shape {a.shape}")
-    if any(np.isnan(extent) for extent in a.shape):
-        raise ValueError("the dask.array does not know its chunk sizes; call compute_chunk_sizes() on it first")
+    check_chunks(a)
     if square and a.shape[0] != a.shape[1]:
         raise ValueError(f"{what} must be square, not {a.shape[0]} x {a.shape[1]}")
     kind = type(a._meta)

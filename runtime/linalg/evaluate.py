@@ -201,7 +201,7 @@ class _Frame:
 
     def _source(self, leaf: Leaf) -> Any:
         if not is_chunked(leaf.given):
-            return leaf.matrix
+            return leaf.read()
         if not self.call.chunked:
             return Matrix(leaf.given.compute(), what=leaf.what)
         from tilewright.linalg.chunked import Chunks

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from tilewright.arguments import dense, entered, is_chunked
+from tilewright.arguments import check_chunks, dense, entered, is_chunked
 from tilewright.door import upstairs
 from tilewright.keywords import strict
 from tilewright.linalg.level3 import turned
@@ -223,12 +223,16 @@ class Expression:
 class Leaf(Expression):
     """A matrix that is there."""
 
+    late = False
+    """Whether time may pass before it is read."""
+
     def __init__(
         self, given: Any, what: str = "the matrix a", tile_size: int | None = None, option: str = "overwrite_a"
     ) -> None:
         self.given, self.what, self.option = given, what, option
         self.matrix: Matrix | None = None
         if is_chunked(given):
+            check_chunks(given, what)
             if given.ndim not in (1, 2):
                 raise ValueError(f"{what} must be 1-D or 2-D, not of shape {given.shape}")
             if given.ndim == 1:
@@ -237,16 +241,38 @@ class Leaf(Expression):
             self.extent, self.dtype = tuple(given.shape), factor_dtype(given.dtype)
             self.tile_size, self.packed = tile_size, None
             return
-        column = given
-        if not isinstance(given, TiledMatrix):
-            column = entered(given, what) if given is not None else dense(given, what)
-            if len(column.shape) == 1:
-                self.vector, column = True, column.reshape(-1, 1)
-        self.matrix = Matrix(column, what=what)
-        self.extent, self.dtype = self.matrix.shape, self.matrix.dtype
+        self.matrix = self._entered()
+        self.extent, self.dtype, self.column = self.matrix.shape, self.matrix.dtype, self.vector
         self.tile_size = self.matrix.tile_size or tile_size
         self.packed = self.tile_size if self.matrix.tiled and self.matrix.array.packed else None
         """The tile size that it has once and for all; views can be cut anew."""
+
+    def _entered(self) -> Matrix:
+        given = column = self.given
+        if not isinstance(given, TiledMatrix):
+            column = entered(given, self.what) if given is not None else dense(given, self.what)
+            if len(column.shape) == 1:
+                self.vector, column = True, column.reshape(-1, 1)
+        return Matrix(column, what=self.what)
+
+    def read(self) -> Matrix:
+        """The matrix as it is now: where its numbers had to be converted, they are converted again.
+
+        ValueError if it has another shape or dtype than when it was written down, as a list may have.
+        """
+        matrix = self.matrix
+        assert matrix is not None
+        live = matrix.tiled or matrix.tensor or _shares(matrix.array, self.given)
+        if self.late and not (live and matrix.in_given):
+            self.vector = False
+            matrix = self._entered()
+            if (matrix.shape, matrix.dtype, self.vector) != (self.extent, self.dtype, self.column):
+                raise ValueError(
+                    f"{self.what} was {_said(self.extent, self.dtype)} when the expression was written, and is "
+                    f"{_said(matrix.shape, matrix.dtype)} now"
+                )
+            self.matrix = matrix
+        return matrix
 
     @property
     def key(self) -> Any:
@@ -632,6 +658,15 @@ def letters(number: int) -> str:
     return chr(ord("A") + letter) + (str(round_) if round_ else "")
 
 
+def _shares(array: np.ndarray, given: Any) -> bool:
+    """Whether a change of what was given changes the array."""
+    return isinstance(given, np.ndarray) and np.may_share_memory(array, given)
+
+
+def _said(extent: tuple[int, int], dtype: np.dtype) -> str:
+    return f"{extent[0]} x {extent[1]} of {dtype}"
+
+
 def _check_square(a: Expression) -> None:
     if a.extent[0] != a.extent[1] or a.vector:
         raise ValueError(f"the matrix a must be square, not of shape {a.shape}")
@@ -665,7 +700,8 @@ def lazy(a: kinds.Matrix | Expression, tile_size: int | None = None) -> Expressi
     Parameters
     ----------
     a : (m, n) or (m,) array_like, torch tensor, TiledMatrix or dask.array
-        float32, float64, complex64 or complex128; integers become float64. It is read when the expression is computed.
+        float32, float64, complex64 or complex128; integers become float64. It is read when the expression is computed:
+        what is changed before counts as it is then, in every kind of array. ``tw.lazy(a.copy())`` is a snapshot.
     tile_size
         Rows and columns of a tile; by default those of the tiled matrices in the expression, or by a rule.
 
@@ -683,4 +719,6 @@ def lazy(a: kinds.Matrix | Expression, tile_size: int | None = None) -> Expressi
         return a
     if isinstance(a, TiledMatrix) and a._transpose_of is not None:
         return Transposed.of(lazy(a._transpose_of), "T")
-    return Leaf(a, tile_size=None if tile_size is None else positive(tile_size, "tile_size"))
+    leaf = Leaf(a, tile_size=None if tile_size is None else positive(tile_size, "tile_size"))
+    leaf.late = True
+    return leaf

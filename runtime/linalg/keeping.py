@@ -17,7 +17,7 @@ from tilewright.kernels import choice
 from tilewright.linalg.finals import Finals, Kept, kept_graph, panels_of, places_of
 from tilewright.runs.run import Run
 from tilewright.storage import parts
-from tilewright.storage.checkpoint import Checkpoint
+from tilewright.storage.checkpoint import Checkpoint, CheckpointError
 from tilewright.storage.parts import TileInPart
 
 __all__ = ["Keeping"]
@@ -143,6 +143,8 @@ class Keeping:
         with suppress(OSError, ValueError):
             done = _whole(panels, _known(checkpoint, panels)[0])
         checkpoint.discard()
+        if isinstance(error, CheckpointError):
+            return  # the same call would find the same
         if done and isinstance(error, Exception):
             error.add_note(
                 f"{done} of {len(panels)} block columns are finished and stay in {self.said}; the same call with "

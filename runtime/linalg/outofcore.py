@@ -313,6 +313,8 @@ class _Job:
         sources, tiles = StoredTiles(self.source, self.nb), StoredTiles(self.result(), self.nb)
         folder = self.checkpoint.folder
         for k, entry in enumerate(self.checkpoint.panels):
+            if not len(rows(k)) == len(entry["of"]) == len(entry["tiles"]) or not self._pivots_fit(k, entry):
+                raise CheckpointError(f"{self.checkpoint.log} is damaged in line {k + 1}")
             for place, i in enumerate(rows(k)):
                 for which, stored, name in ((sources, entry["of"], "of"), (tiles, entry["tiles"], "tiles")):
                     tile = which[i, k]
@@ -332,6 +334,13 @@ class _Job:
                             f"written by the run in {folder}"
                         )
         return len(self.checkpoint.panels)
+
+    def _pivots_fit(self, k: int, entry: Mapping[str, Any]) -> bool:
+        """Whether the row exchanges of a block column, if it has any, stay in the matrix."""
+        piv, below = entry.get("piv"), self.shape[0] - k * self.nb
+        if piv is None:
+            return self.work is None or k * self.nb >= min(self.shape)
+        return len(piv) == min(self.nb, min(self.shape) - k * self.nb) and max(piv, default=0) < below
 
     def run(self, graph: TaskGraph, data: dict[Any, Any], plan: SlabPlan, volume: Volume) -> Run:
         """Run on the workers of the call, and threads beside them that read and write."""

@@ -14,6 +14,7 @@ of a tall matrix. Tasks and their kernels are those in core, so bits are.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
@@ -215,4 +216,7 @@ def _paths(out: Any, count: int) -> list[Any]:
         return [out]
     if not isinstance(out, tuple | list) or len(out) != 2:
         raise TypeError(f"out of qr must be two, such as ('Q.npy', 'R.npy'), not {out!r}")
+    files = [os.path.abspath(str(path).partition(":/")[0]) for path in out if isinstance(path, str | Path)]
+    if len(set(files)) < len(files):
+        raise ValueError(f"out of qr has Q and R in one file, which the second would replace: {files[0]}")
     return list(out)

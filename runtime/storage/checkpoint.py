@@ -21,7 +21,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from tilewright.host.files import append, replacing, sweep, write_text
+from tilewright.host.files import append, open_regular, replacing, sweep, write_text
 from tilewright.storage.checksums import CheckpointError, checksum
 from tilewright.storage.opening import hold
 from tilewright.storage.parts import StoredPart, read_part
@@ -35,16 +35,31 @@ def read_call(folder: Path) -> dict[str, Any]:
     """What ``run.json`` of a checkpoint says. CheckpointError or OSError if there is none that can be read."""
     path = Path(folder) / "run.json"
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        with open_regular(path) as file:
+            document = json.loads(file.read().decode("utf-8"))
         if document["format"] != _FORMAT or not isinstance(document["facts"], dict):
             raise CheckpointError(f"{path} is of another version of tilewright")
     except FileNotFoundError:
         raise FileNotFoundError(2, f"{folder} has no checkpoint: there is no file run.json in it") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(f"{path} is damaged: {error}") from error
     return dict(document)
+
+
+def _entry(text: bytes) -> dict[str, Any] | None:
+    """What a line says; None if no run wrote it."""
+    try:
+        said = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if type(said) is not dict or type(said.get("panel")) is not int:
+        return None
+    sums = all(type(said.get(name)) is list and set(map(type, said[name])) <= {str} for name in ("tiles", "of"))
+    piv = said.get("piv", [])
+    whole = type(piv) is list and set(map(type, piv)) <= {int} and all(-1 < row < 1 << 31 for row in piv)
+    return said if sums and whole else None
 
 
 class Checkpoint:
@@ -114,9 +129,10 @@ class Checkpoint:
     def _begin(self, facts: dict[str, Any], call: dict[str, Any], resume: bool) -> None:
         path = self.folder / "run.json"
         facts = json.loads(json.dumps(facts))
-        if not path.exists():
-            with replacing(self.log):
-                pass
+        if not os.path.lexists(path):
+            self._refuse_what_is_left()
+            with replacing(self.log) as log:
+                log.write_bytes(b"")
             self.id = secrets.token_hex(8)
             begun = {"format": _FORMAT, "id": self.id, "facts": facts, "call": call}
             write_text(path, json.dumps(begun, indent=1) + "\n")
@@ -137,13 +153,27 @@ class Checkpoint:
         sweep(self.folder)
         self._read()
 
+    def _refuse_what_is_left(self) -> None:
+        """CheckpointError if there are numbers of a run in the folder that nothing says which it is."""
+        left = [path for path in (self.log, self.folder / "panels.npy") if path.exists() and path.stat().st_size]
+        left += self.folder.glob("part-*.bin")
+        if left:
+            raise CheckpointError(
+                f"{self.folder} has {left[0].name} of a run, but no run.json that says of which; bring it back, remove "
+                f"what is there, or pass another folder"
+            )
+
     @property
     def log(self) -> Path:
         return self.folder / "panels.log"
 
     def _read(self) -> None:
         """Lines up to the one that was being written."""
-        data = self.log.read_bytes()
+        try:
+            with open_regular(self.log) as file:
+                data = file.read()
+        except FileNotFoundError:
+            raise CheckpointError(f"{self.folder} is damaged: {self.log.name} is gone") from None
         end = 0
         for number, line in enumerate(data.splitlines(keepends=True)):
             text, mark, sum_ = line.rpartition(b" ")
@@ -152,7 +182,9 @@ class Checkpoint:
                 if end + len(line) < len(data):
                     raise CheckpointError(f"{self.log} is damaged in line {number + 1}")
                 break
-            entry = json.loads(text)
+            entry = _entry(text)
+            if entry is None:
+                raise CheckpointError(f"{self.log} is damaged in line {number + 1}")
             if entry["panel"] != number:
                 raise CheckpointError(f"{self.log} has panel {entry['panel']} in line {number + 1}")
             self.panels.append(entry)

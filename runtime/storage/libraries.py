@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 import threading
@@ -14,6 +15,7 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 
 from tilewright.extras import needed
+from tilewright.host.files import open_regular
 from tilewright.storage.matrix import Place, Stored
 from tilewright.storage.npy import RawFile
 
@@ -22,6 +24,7 @@ __all__ = [
     "create_hdf5",
     "create_zarr",
     "is_library_array",
+    "is_zarr_array",
     "library",
     "open_hdf5",
     "open_zarr",
@@ -129,6 +132,18 @@ def _hdf5_again(path: str, dataset: str, name: str) -> LibraryArray:
     return LibraryArray(_hdf5(h5py, Path(path), "r")[dataset], name, one_at_a_time=True, warns=False)
 
 
+def is_zarr_array(path: Path) -> bool:
+    """Whether a folder has an array of zarr at its root, whole or begun. Reads a file of a few hundred bytes."""
+    try:
+        if (path / ".zarray").is_file():
+            return True
+        with open_regular(path / "zarr.json") as file:
+            said = json.loads(file.read(1 << 20))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(said, dict) and said.get("node_type") == "array"
+
+
 def open_zarr(path: Path, mode: Literal["r", "r+"] = "r") -> LibraryArray:
     """The array in a zarr folder. ModuleNotFoundError without zarr, OSError or ValueError if there is none."""
     zarr = needed("zarr", str(path))
@@ -228,10 +243,10 @@ def _start(array: Any) -> int:
 
 
 def _hdf5(h5py: Any, path: Path, mode: Literal["r", "w"], **how: Any) -> Any:
+    if mode == "r":
+        open_regular(path).close()  # the library's words for a folder are its own, and for a pipe it waits
     try:
         return h5py.File(path, mode, **how)
-    except FileNotFoundError:
-        raise FileNotFoundError(2, f"cannot read {path}: no such file") from None
     except OSError as error:
         raise OSError(f"cannot open {path}: {_inner(error)}") from error
 

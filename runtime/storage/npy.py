@@ -10,6 +10,7 @@ from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
+from tilewright.host.files import open_regular
 from tilewright.storage.lines import Lines
 from tilewright.storage.matrix import Place, Stored
 
@@ -105,10 +106,7 @@ def open_npy(path: Path) -> RawFile:
     ValueError
         It is no .npy file, has no two dimensions, or ends too early.
     """
-    try:
-        file = path.open("rb", buffering=0)
-    except OSError as error:
-        raise type(error)(error.errno, f"cannot read {path}: {error.strerror}") from error
+    file = open_regular(path)
     try:
         return read_npy(file, path)
     except BaseException:

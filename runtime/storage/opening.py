@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import shutil
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -42,7 +43,7 @@ def open_source(a: Any, what: str = "the matrix a") -> Stored:
     if isinstance(a, Stored):
         source: Stored = a
     elif isinstance(a, str | Path):
-        source = _open(Path(a), what)
+        source = _open(a, what)
     elif libraries.is_library_array(a):
         source = libraries.library(a, what)
     elif (mapped := _mapped(a)) is not None:
@@ -62,7 +63,7 @@ def open_source(a: Any, what: str = "the matrix a") -> Stored:
     return source
 
 
-def _open(path: Path, what: str) -> Stored:
+def _open(path: str | Path, what: str) -> Stored:
     file, kind, dataset = _parts(path, what)
     if kind == "zarr":
         return libraries.open_zarr(file)
@@ -71,14 +72,32 @@ def _open(path: Path, what: str) -> Stored:
     return open_npy(file)
 
 
-def _parts(path: Path, what: str) -> tuple[Path, str, str]:
+def _parts(path: str | Path, what: str) -> tuple[Path, str, str]:
     """File, kind, and dataset if one is named."""
-    text, mark, dataset = str(path).partition(":/")
+    said = str(path)
+    text, mark, dataset = said.partition(":/")
+    if isinstance(path, Path) and not mark and said.endswith(":"):  # of which it took the last slash
+        text, mark = said[:-1], ":/"
     kinds = {".npy": "npy", ".zarr": "zarr", ".h5": "hdf5", ".hdf5": "hdf5"}
     kind = kinds.get(Path(text).suffix.lower(), "")
     if not kind or (mark and kind != "hdf5"):
-        raise ValueError(f"{what} must end in {_KINDS}, not {str(path)!r}")
-    return Path(text), kind, dataset
+        raise ValueError(f"{what} must end in {_KINDS}, not {said!r}")
+    if "\0" in said:  # HDF5 would end the name there
+        raise ValueError(f"{what} has a zero byte in its name: {said!r}")
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"{what}: names of files are {sys.getfilesystemencoding()} in this locale, which cannot say {text!a}; set "
+            f"PYTHONUTF8=1 or LC_ALL=C.UTF-8"
+        ) from None
+    names = [name for name in dataset.split("/") if name not in ("", ".")]
+    if mark and not names:
+        raise ValueError(
+            f"{what}: {said!r} is the root of the file, a group, not a dataset; name one as in '{text}:/name', or "
+            f"leave out ':/' for the only one"
+        )
+    return Path(text), kind, "/".join(names)
 
 
 def _mapped(a: Any) -> RawFile | None:
@@ -172,11 +191,13 @@ class Output:
         if not isinstance(out, str | Path):
             self.matrix: Stored = _filled(out, shape, dtype)
             return
-        self.path, kind, dataset = _parts(Path(out), "out")
+        self.path, kind, dataset = _parts(out, "out")
         self.part = self.path.with_name(self.path.name + ".part")
         self._moved = again and not self.part.exists() and self.path.exists()  # that run came to its end
         if self.path.exists() and not overwrite and not self._moved:
             raise FileExistsError(17, f"{self.path} exists; overwrite_out=True replaces it")
+        for place in (self.path, self.part):
+            _check_kind(place, kind)
         if self._moved:
             os.replace(self.path, self.part)
         try:
@@ -267,6 +288,21 @@ class Output:
         elif self._holder is not None:
             self._holder.close()
         self._holder = None
+
+
+def _check_kind(place: Path, kind: str) -> None:
+    """OSError where the result would stand in the place of something else than a result of its kind."""
+    if not os.path.lexists(place) or (kind != "zarr" and place.is_symlink() and not place.exists()):
+        return
+    if kind != "zarr":
+        if place.is_dir():
+            raise IsADirectoryError(21, f"cannot write {place}: it is a folder, which is not replaced")
+        if not place.is_file():
+            raise OSError(22, f"cannot write {place}: it is no regular file")
+    elif place.is_symlink() or not place.is_dir():
+        raise NotADirectoryError(20, f"cannot write {place}: an array of zarr is a folder, and this is none")
+    elif any(place.iterdir()) and not libraries.is_zarr_array(place):
+        raise FileExistsError(17, f"cannot write {place}: it is a folder without an array of zarr, so it stays")
 
 
 def _filled(out: Any, shape: tuple[int, int], dtype: np.dtype) -> Stored:

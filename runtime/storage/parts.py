@@ -18,6 +18,7 @@ import threading
 import zlib
 from collections.abc import Sequence
 from contextlib import suppress
+from math import prod
 from pathlib import Path
 from time import monotonic
 from typing import Any, NamedTuple
@@ -25,7 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tilewright.graph import Handle
-from tilewright.host.files import replacing
+from tilewright.host.files import open_regular, replacing
 from tilewright.storage.checksums import CheckpointError, checksum
 
 __all__ = ["StoredPart", "TileInPart", "keep", "read_part", "read_tile", "settle", "settle_all"]
@@ -33,6 +34,7 @@ __all__ = ["StoredPart", "TileInPart", "keep", "read_part", "read_tile", "settle
 _PAGE = 4096
 _MOST = 256 << 20  # bytes of copies that wait for the disk; then whoever has more to write waits
 _MAGIC = b"tilewright part 1"
+_REMOVE = "remove it, and the run makes again what it had"
 _NAME = re.compile(r"part-([0-9a-f]{16})\.bin", re.ASCII)
 
 
@@ -260,36 +262,63 @@ def read_part(path: Path) -> StoredPart | None:
     """
     if not _NAME.fullmatch(path.name):
         return None
-    with path.open("rb") as file:
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
         line = file.readline(64)
         found = re.fullmatch(re.escape(_MAGIC) + rb" ([0-9a-f]{8}) ([0-9]{12})\n", line)
-        text = file.read(int(found[2])) if found else b""
-        if found is None or len(text) < int(found[2]) or zlib.crc32(text) != int(found[1], 16):
-            raise CheckpointError(f"{path} is damaged: its head is not as it was written")
+        text = file.read(int(found[2])) if found and int(found[2]) <= size else b""
+    if found is None or len(text) < int(found[2]) or zlib.crc32(text) != int(found[1], 16):
+        raise CheckpointError(f"{path} is damaged: its head is not as it was written; {_REMOVE}")
+    start = -(-(len(line) + len(text)) // _PAGE) * _PAGE
+    try:
         said = json.loads(text)
-        start = -(-(len(line) + len(text)) // _PAGE) * _PAGE
-        if os.fstat(file.fileno()).st_size != start + said["size"]:
-            raise CheckpointError(f"{path} is damaged: it was cut off, or something was added to it")
-    tiles = {
-        Handle(name, tuple(index)): TileInPart(path.name, start + at, tuple(shape), dtype, order, sum_)
-        for name, index, at, shape, dtype, order, sum_ in said["tiles"]
-    }
-    sources = {Handle(name, tuple(index)): sum_ for name, index, sum_ in said["sources"]}
-    return StoredPart(said["run"], tiles, sources)
+        run, tiles, sources = said["run"], said["tiles"], said["sources"]
+        if size != start + said["size"]:
+            raise CheckpointError(f"{path} is damaged: it was cut off, or something was added to it; {_REMOVE}")
+        return StoredPart(
+            run,
+            {_handle(row): _place(path.name, start, size, *row[2:]) for row in tiles},
+            {_handle(row): str(row[2]) for row in sources},
+        )
+    except CheckpointError:
+        raise
+    except (ValueError, TypeError, KeyError, IndexError, OverflowError, RecursionError) as error:
+        raise CheckpointError(f"{path} is damaged: its head says what no run writes; {_REMOVE}") from error
+
+
+def _handle(row: Sequence[Any]) -> Handle:
+    name, index = row[:2]
+    if type(name) is not str or not set(map(type, index)) <= {int}:
+        raise ValueError("no handle")
+    return Handle(name, tuple(index))
+
+
+def _place(
+    file: str, start: int, end: int, at: int, shape: Sequence[int], dtype: str, order: str, sum_: str
+) -> TileInPart:
+    """Where a tile stands, which has to be in the file. ValueError or TypeError for what no run writes."""
+    if {type(at), *map(type, shape)} != {int} or {type(dtype), type(order), type(sum_)} != {str}:
+        raise TypeError("other types")
+    item = np.dtype(dtype)
+    last = start + at + item.itemsize * prod(shape)
+    if min(at, *shape) < 0 or last > end or item.kind not in "biufc" or order not in ("C", "F"):
+        raise ValueError("no tile")
+    return TileInPart(file, start + at, tuple(shape), dtype, order, sum_)
 
 
 def read_tile(folder: str, where: TileInPart, tile: np.ndarray, name: str) -> None:
     """Fill a tile from a part. CheckpointError if it is not what was written there."""
     path = Path(folder) / where.file
+    if (where.shape, np.dtype(where.dtype)) != (tile.shape, tile.dtype):
+        said = f"{where.shape} of {np.dtype(where.dtype)}, not {tile.shape} of {tile.dtype}"
+        raise CheckpointError(f"{path} has {name} as {said}; {_REMOVE}")
     by_columns = where.order == "F"
     shape = where.shape[::-1] if by_columns else where.shape
     found: Any = np.empty(shape, where.dtype)
-    with path.open("rb", buffering=0) as file:
+    with open_regular(path) as file:
         file.seek(where.start)
-        size = file.readinto(memoryview(found.reshape(-1)).cast("B")) if found.size else 0
+        size = file.readinto(memoryview(found.reshape(-1)).cast("B")) if found.size else 0  # type: ignore[attr-defined]
     found = found.T if by_columns else found
     if size != found.nbytes or checksum(found) != where.sum:
-        raise CheckpointError(f"{path} has other numbers in {name} than were written there")
-    if found.shape != tile.shape or found.dtype != tile.dtype:
-        raise CheckpointError(f"{path} has {name} as {found.shape} of {found.dtype}, not {tile.shape} of {tile.dtype}")
+        raise CheckpointError(f"{path} has other numbers in {name} than were written there; {_REMOVE}")
     np.copyto(tile, found)

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import nn
 
-from tilewright.host.files import replacing, sweep
+from tilewright.host.files import open_regular, replacing, sweep
 from tilewright.training.state import Log, State
 
 __all__ = ["NAME", "check", "check_extra", "make_room", "read", "write"]
@@ -33,6 +33,9 @@ def make_room(folder: str | Path) -> None:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise ValueError(f"cannot write checkpoints to {folder}: {error.strerror}") from error
+    path = Path(folder) / NAME
+    if path.exists() and not path.is_file():
+        raise ValueError(f"cannot write checkpoints to {folder}: {path} is there and no file")
 
 
 def write(folder: str | Path, state: State, log: Log, facts: dict[str, Any]) -> Path:
@@ -92,7 +95,7 @@ def read(folder: str | Path) -> tuple[State, Log, dict[str, Any]] | None:
     path = folder / NAME
     if not path.exists():
         return None
-    with path.open("rb") as file:
+    with io.BufferedReader(open_regular(path)) as file:  # type: ignore[type-var]
         try:
             payload = torch.load(file, map_location="cpu", weights_only=True)
             version = payload["version"]

@@ -3,6 +3,7 @@
 import copy
 import pickle
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -331,6 +332,23 @@ class TestGraphsRunsAndTheRest:
         table["potrf"] = 3.0
         assert machine.durations == {"gemm": {256: 1.0}} and machine.acceleration == {"gemm": 2.0}
         assert formats.counts() == {"fp32": 3}
+
+    def test_tables_of_a_machine_cannot_be_changed_in_it(self):
+        """Also in copies of it, and what is made of them is a plain dict."""
+        machine = tw.Machine(durations={"gemm": 1.0, "potrf": {64: 0.5}}, acceleration={"gemm": 2.0})
+        for same in (machine, *(copies(machine) for copies in WAYS.values()), replace(machine, workers=2)):
+            assert same.durations == machine.durations and same.acceleration == {"gemm": 2.0}
+            for table in (same.durations, same.acceleration, same.durations["potrf"]):
+                for change in (
+                    lambda t: t.__setitem__("gemm", -1.0), lambda t: t.update(gemm=-1.0), lambda t: t.clear(),
+                    lambda t: t.pop("gemm"), lambda t: t.setdefault("trsm", 1.0), lambda t: t.__delitem__("gemm"),
+                    lambda t: t.popitem(), lambda t: t.__ior__({"gemm": -1.0}),
+                ):  # fmt: skip
+                    with pytest.raises(TypeError, match="tables of a Machine cannot be changed; dataclasses.replace"):
+                        change(table)
+        mine = dict(machine.durations)
+        mine["gemm"] = 3.0
+        assert replace(machine, durations=mine).durations["gemm"] == 3.0 and machine.durations["gemm"] == 1.0
 
     def test_a_plan_keeps_the_owners_it_was_made_with(self):
         g = doubling()

@@ -144,7 +144,8 @@ START = 60.0  # seconds for workers of the kept cluster to come up
 def kept(workers: int) -> Client:
     """The client of a LocalCluster of one-thread workers that stays until the process ends; grows as asked.
 
-    RuntimeError in a daemonic process, such as a worker of a multiprocessing pool: it may not start others.
+    RuntimeError in a daemonic process, such as a worker of a multiprocessing pool: it may not start others. OSError
+    where this process may not open as many files as that takes.
     """
     global _kept
     with _keeping:
@@ -157,14 +158,37 @@ def kept(workers: int) -> Client:
                     "this process is a daemon, which may not have children, so backend 'dask' cannot start workers "
                     "here; pass client=, or use backend='threads', or start this process with daemon=False"
                 )
+            _check_open_files(_FILES + workers * _FILES_OF_A_WORKER, workers)
             client = _start(workers)
             _kept = client
         missing = workers - len(workers_of(client))
         if missing > 0:
+            _check_open_files(missing * _FILES_OF_A_WORKER, workers)
             with _our_way():
                 client.cluster.scale(workers)
                 client.wait_for_workers(workers, timeout=START)
         return client
+
+
+_FILES, _FILES_OF_A_WORKER = 16, 12
+"""What this process has open for a scheduler and a client, and for each worker, as counted in ``/proc/self/fd``."""
+
+
+def _check_open_files(more: int, workers: int) -> None:
+    """OSError where the system lets this process open fewer files than that: Dask would end half started."""
+    try:
+        import resource
+
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        there = len(os.listdir("/proc/self/fd"))
+    except (ImportError, OSError):
+        return
+    if limit != resource.RLIM_INFINITY and there + more > limit:
+        raise OSError(
+            24,
+            f"{workers} Dask workers need some {there + more} open files in this process, which may have {limit}: "
+            f"raise the limit (ulimit -n), use fewer workers, or backend='threads'",
+        )
 
 
 _owner = -1

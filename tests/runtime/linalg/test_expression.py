@@ -1,5 +1,6 @@
 """Expressions of matrices: values of every operator, one graph without barriers, engines, kinds, changes in place."""
 
+import copy
 from itertools import product
 
 import networkx as nx
@@ -295,6 +296,122 @@ def test_a_matrix_changed_before_the_values_are_asked_for_counts_as_it_is_then()
     node = A @ A
     A *= 3
     assert np.array_equal(np.asarray(node), 9 * np.eye(4))
+
+
+KINDS = {
+    "as kernels read it": lambda a: a,
+    "another byte order": lambda a: a.astype(">f8"),
+    "integers": lambda a: a.astype("i8"),
+    "negative strides": lambda a: a[::-1, ::-1],
+    "a subclass": lambda a: a.view(np.matrix),
+    "masked, with nothing masked": np.ma.array,
+    "a list": lambda a: a.tolist(),
+    "a tensor": lambda a: torch.from_numpy(a),
+    "a tensor of integers": lambda a: torch.from_numpy(a.astype("i8")),
+    "a column": lambda a: a.astype("i4")[:, 0],
+    "a vector of another byte order": lambda a: a[:, 0].astype(">f8"),
+}
+
+
+def with_needs(table):
+    """The names of a table; those of tensors and dask.arrays need what they need."""
+    needs = {"tensor": "torch", "dask.array": "dask"}
+    return [
+        pytest.param(name, marks=[pytest.mark.needs(lib) for word, lib in needs.items() if word in name])
+        for name in table
+    ]
+
+
+@pytest.mark.parametrize("kind", with_needs(KINDS))
+def test_an_expression_is_no_snapshot_whatever_the_kind_of_the_array(kind):
+    """Numbers that have to be converted are converted when values are asked for."""
+    given = KINDS[kind](np.arange(1.0, 17.0).reshape(4, 4))
+    node, snapshot = tw.lazy(given) + tw.lazy(given), tw.lazy(copy.deepcopy(given))
+    wanted = np.array(np.asarray(given), float)
+    assert np.array_equal(node.compute(), 2 * wanted)
+    if isinstance(given, list):
+        given[1][2] = 99
+    else:
+        given[1:2] = 99
+    assert np.array_equal(node.compute(), 2 * np.asarray(given, float))
+    assert np.array_equal(snapshot.compute(), wanted)
+
+
+def test_a_list_that_becomes_another_matrix_is_refused():
+    given = [[1, 2], [3, 4]]
+    node = tw.lazy(given) @ np.ones(2)
+    given.append([5, 6])
+    with pytest.raises(ValueError, match="was 2 x 2 of float64 when the expression was written, and is 3 x 2"):
+        node.compute()
+    given[:] = [1j, 2]
+    with pytest.raises(ValueError, match="was 2 x 2 of float64 when the expression was written, and is 2 x 1 of compl"):
+        node.compute()
+
+
+ODD = {
+    "masked": (lambda a: np.ma.masked_less(a, 3), "masked entries"),
+    "objects": (lambda a: a.astype(object), "dtype object"),
+    "half precision": (lambda a: a.astype("f2"), "dtype float16"),
+    "long double": (lambda a: a.astype(np.longdouble), "dtype (float|longdouble)"),
+    "strings": (lambda a: a.astype("U3"), "dtype <U3"),
+    "dates": (lambda a: a.astype("i8").astype("M8[s]"), "dtype datetime64"),
+    "a record": (lambda a: a.view([("x", "f8")]), "record array with the fields x"),
+    "no dimension": (lambda a: a[0, 0], r"not of shape \(\)"),
+    "three dimensions": (lambda a: a.reshape(2, 2, 4), r"not of shape \(2, 2, 4\)"),
+    "nothing": (lambda a: None, "is None"),
+    "a dask.array of unknown chunks": (lambda a: (d := da.from_array(a, chunks=2))[d[:, 0] > 0], "chunk sizes"),
+    "a tensor in bfloat16": (lambda a: torch.from_numpy(a).bfloat16(), "bfloat16"),
+    "a tensor with gradients": (lambda a: torch.from_numpy(a).requires_grad_(), "requires gradients"),
+}
+
+
+@pytest.mark.parametrize("kind", with_needs(ODD))
+def test_what_is_no_matrix_of_numbers_is_refused_before_an_expression_is_written(kind):
+    make, message = ODD[kind]
+    odd = make(np.arange(1.0, 17.0).reshape(4, 4))
+    for call in (tw.lazy, tw.lazy(np.eye(4)).__matmul__, tw.lazy(np.eye(4)).__radd__, tw.lazy(np.eye(4)).solve):
+        if kind == "no dimension" and call != tw.lazy:
+            continue  # a number: Python says that there is no such operator
+        if kind == "nothing" and call.__name__ in ("__matmul__", "__radd__"):
+            assert call(odd) is NotImplemented
+            continue
+        with pytest.raises((TypeError, ValueError), match=message if kind != "nothing" else "None"):
+            call(odd)
+
+
+VALUES = {
+    "NaN": np.where(np.eye(4) > 0, np.nan, 1.0),
+    "infinities": np.where(np.eye(4) > 0, np.inf, 1.0),
+    "huge": 1e300 * random_matrix(4, 4),
+    "subnormal": 1e-310 * random_matrix(4, 4),
+    "one number": np.full((1, 1), 3.0),
+    "no rows": np.ones((0, 3)),
+    "no columns": np.ones((3, 0)),
+    "nothing": np.ones((0, 0)),
+    "one row": random_matrix(1, 7),
+    "read-only": np.broadcast_to(np.arange(1.0, 5.0), (4, 4)),
+    "big-endian complex": random_matrix(5, 5, "complex128").astype(">c16"),
+    "64-bit integers": np.eye(3, dtype="u8") * 2**63,
+    "booleans": np.eye(5, dtype=bool),
+}
+
+
+@pytest.mark.parametrize("kind", VALUES)
+@np.errstate(all="ignore")
+def test_odd_values_go_through_expressions_as_through_numpy(kind):
+    """Where NumPy has a number, it is that; where it has none, there is none: sums of infinities may be any of those."""
+    given = VALUES[kind]
+    a = np.array(given, "c16" if given.dtype.kind == "c" else "f8")
+    A = tw.lazy(given, tile_size=3)
+    for node, wanted in (
+        (A, a), (A + A, a + a), (-0.5 * A, -0.5 * a), (A - A.conj(), a - a.conj()), (A.H, a.conj().T),
+        (A @ A.T, a @ a.T), (A.H @ A, a.conj().T @ a), (A @ np.ones(a.shape[1]), a @ np.ones(a.shape[1])),
+    ):  # fmt: skip
+        found = node.compute()
+        assert found.shape == wanted.shape and found.dtype == wanted.dtype
+        there = np.isfinite(wanted)
+        assert np.array_equal(np.isfinite(found), there), node
+        assert np.allclose(found[there], wanted[there], rtol=1e-12, atol=0 if kind != "subnormal" else 1e-320), node
 
 
 @pytest.mark.parametrize(("seed", "backend"), list(product(range(3), ["serial", "threads"])))

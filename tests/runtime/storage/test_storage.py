@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -181,6 +182,58 @@ def test_an_hdf5_output_is_written_past_the_library_and_gone_on_with(tmp_path, d
     empty = Output(tmp_path / "y.h5", (0, 3), a.dtype, "C", 5).finish()
     assert empty.shape == (0, 3)
     empty.file.close()
+
+
+@pytest.mark.needs("h5py")
+@pytest.mark.parametrize("name", ["a.h5:/", "a.h5://", "a.h5:/.", Path("a.h5:/")])
+def test_the_root_of_an_hdf5_file_is_no_matrix_to_read_or_write(tmp_path, monkeypatch, name):
+    import h5py
+
+    monkeypatch.chdir(tmp_path)
+    with h5py.File("a.h5", "w") as file:
+        file["x"] = np.eye(4)
+    with pytest.raises(ValueError, match=r"the matrix a: 'a\.h5:.*' is the root of the file, a group, .*'a\.h5:/name'"):
+        open_source(name)
+    with pytest.raises(ValueError, match=r"out: 'a\.h5:.*' is the root of the file"):
+        Output(name, (4, 4), np.dtype("f8"), "C", 2, overwrite=True)
+    assert [*h5py.File("a.h5")] == ["x"]
+    for same in ("a.h5:/x", "a.h5:/x/", "a.h5://x", "a.h5:/./x"):
+        assert open_source(same).shape == (4, 4)
+    with pytest.raises(ValueError, match="zero byte in its name"):
+        open_source("a.h5:/x\0y")
+
+
+@pytest.mark.needs("zarr", "h5py")
+@pytest.mark.parametrize("suffix", ["npy", "h5", "zarr"])
+def test_an_output_takes_the_place_of_nothing_of_another_kind(tmp_path, suffix):
+    """Before work, also where a file may be replaced: a folder of the user stays, and so does what is in it."""
+    path = tmp_path / f"L.{suffix}"
+    what = (4, 4), np.dtype("f8"), "C", 2
+    for place in (path, path.with_name(path.name + ".part")):
+        place.mkdir()
+        (place / "mine").write_text("mine")
+        with pytest.raises(OSError, match=rf"cannot write .*{place.name}: it is a folder"):
+            Output(path, *what, overwrite=True)
+        assert (place / "mine").read_text() == "mine" and len(list(tmp_path.iterdir())) == 1
+        (place / "mine").unlink()
+        place.rmdir()
+        os.mkfifo(place)
+        with pytest.raises(OSError, match=rf"cannot write .*{place.name}: "):
+            Output(path, *what, overwrite=True)
+        place.unlink()
+    assert Output(path, *what).finish() is not None
+    if suffix == "zarr":
+        (tmp_path / "link.zarr").symlink_to(path)
+        with pytest.raises(NotADirectoryError, match=r"link\.zarr: an array of zarr is a folder"):
+            Output(tmp_path / "link.zarr", *what, overwrite=True)
+    Output(path, *what, overwrite=True).finish()
+
+
+def test_two_results_do_not_go_to_one_file(tmp_path):
+    for out in (("Q.npy", "Q.npy"), ("a.h5:/q", "a.h5:/r")):
+        with pytest.raises(ValueError, match="out of qr has Q and R in one file, which the second would replace"):
+            tw.qr(np.eye(8), tile_size=4, out=tuple(f"{tmp_path}/{name}" for name in out))
+    assert not list(tmp_path.iterdir())
 
 
 def test_who_holds_a_file_is_alone_until_it_is_closed(tmp_path):
