@@ -94,7 +94,7 @@ def copied(value: Any) -> Any:
 
 def _collect(value: Any, objects: list[Any], plain: list[Any]) -> None:
     """Append what of a value may change: its containers and objects, its arrays and its tensors of plain memory."""
-    kind = _kind(type(value))
+    kind = _kind(type(value))  # type: ignore[arg-type]  # type[Any] has a hash
     if kind is _Kind.FIXED:
         return
     if kind is _Kind.ARRAY:
@@ -152,7 +152,7 @@ def _kind(of: type) -> _Kind:
 
 def may_change(value: Any) -> bool:
     """Whether it is an object without a value to be hashed by: who changes it changes it for all who have it."""
-    kind = _kind(type(value))
+    kind = _kind(type(value))  # type: ignore[arg-type]  # type[Any] has a hash
     if kind is not _Kind.HASHED and kind is not _Kind.CONTAINER:
         return kind is not _Kind.FIXED
     try:
