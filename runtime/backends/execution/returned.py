@@ -103,7 +103,8 @@ def _collect(value: Any, objects: list[Any], plain: list[Any]) -> None:
         if not isinstance(value, _FIXED_CONTAINERS):
             objects.append(value)
         for item in value.values() if isinstance(value, dict) else value:
-            _collect(item, objects, plain)
+            if type(item) not in _PLAIN:
+                _collect(item, objects, plain)
     elif kind is _Kind.TENSOR:
         objects.append(value)
         if not value.requires_grad:
