@@ -521,8 +521,9 @@ def lu_factor(
 
     Notes
     -----
-    m n^2 - n^3/3 flops for m >= n, four times that for complex numbers; m n words beside ``a``. The bits of the
-    factor depend on the matrix, the tile size, the kinds of update and panel and the BLAS in use, and on nothing else.
+    m n^2 - n^3/3 flops for m >= n, four times that for complex numbers; m n words beside ``a``, none with
+    ``overwrite_a``, and what the BLAS packs, some 8 MB a worker. The bits of the factor depend on the matrix, the tile
+    size, the kinds of update and panel and the BLAS in use, and on nothing else.
 
     References
     ----------

@@ -8,6 +8,7 @@ import numpy as np
 
 from tilewright.linalg.inverse_norm import inverse_norm
 from tilewright.linalg.qr import qr_factor
+from tilewright.linalg.trees import PANEL
 from tilewright.runs.run import Run
 
 __all__ = ["by_qr"]
@@ -40,7 +41,8 @@ def by_qr(
     """
     from scipy.linalg import solve_triangular
 
-    factor = qr_factor(a, check_finite=False, tile_size=tile_size, **how)
+    #   by panels, whatever the number of workers: the tree that is chosen for them has bits of its own
+    factor = qr_factor(a, check_finite=False, tile_size=tile_size, tree=PANEL, **how)
     x = np.asarray(factor.solve(b, check_finite=False))
     upper = np.asarray(factor.R)
 

@@ -164,12 +164,13 @@ class Program:
     ) -> Sequence[Any]:
         """The values, copied where somebody else has them, or where they share memory with what the task reads or with
         an earlier one: what a later task does to one handle must not change another."""
-        others = [self.store[handle] for handle, access in task.uses if access is Access.READ]
+        pieces = returned.Pieces(self.store[handle] for handle, access in task.uses if access is Access.READ)
         found = []
         for handle, value, elsewhere in zip(writes, values, held, strict=True):
             own = elsewhere and value is not self.store[handle]
-            kept = returned.copied(value) if own or returned.shared(value, others) else value
-            others.append(kept)
+            kept = returned.copied(value) if own or pieces.share(value) else value
+            if len(writes) > 1:
+                pieces.add(kept)
             found.append(kept)
         return found
 

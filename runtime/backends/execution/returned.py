@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable
+from enum import Enum, auto
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -17,11 +19,15 @@ import numpy as np
 from tilewright.arguments import is_tensor
 from tilewright.backends.execution.buffers import view
 
-__all__ = ["copied", "held", "may_change", "shared"]
+__all__ = ["Pieces", "copied", "held", "may_change"]
 
 _CONTAINERS = frozenset((list, dict, set, bytearray))
 
 _PLAIN = frozenset((int, float, complex, bool, str, bytes, type(None), np.float64, np.float32, np.int64, np.bool_))
+
+_FIXED_CONTAINERS = (tuple, frozenset)
+
+_NOTHING = np.empty(0)
 
 _PARTS = ("data", "indices", "indptr", "row", "col", "offsets")
 """Arrays that a sparse matrix of SciPy may consist of."""
@@ -40,22 +46,40 @@ def held(value: Any, names: int = 1) -> bool:
     return isinstance(value.base, np.ndarray) and sys.getrefcount(value.base) > _BASE
 
 
-def shared(value: Any, others: Sequence[Any]) -> bool:
-    """Whether a value and one of others are one object that may change, or have memory in common."""
-    if not others:
-        return False
-    pieces = list(_pieces(value))
-    if not pieces:
-        return False
-    arrays = [piece for piece in pieces if isinstance(piece, np.ndarray)]
-    objects = {id(piece) for piece in pieces}
-    for other in others:
-        for piece in _pieces(other):
-            if id(piece) in objects:
-                return True
-            if isinstance(piece, np.ndarray) and any(np.may_share_memory(piece, array) for array in arrays):
-                return True
-    return False
+class Pieces:
+    """What may change of the values that a task has to do with so far, to compare the next one with."""
+
+    def __init__(self, values: Iterable[Any]) -> None:
+        self._objects: set[int] = set()
+        self._plain: list[Any] = []
+        self._seen: list[np.ndarray] = []
+        for value in values:
+            self.add(value)
+
+    def add(self, value: Any) -> None:
+        """Have a value as well."""
+        objects: list[Any] = []
+        _collect(value, objects, self._plain)
+        self._objects.update(map(id, objects))
+
+    def share(self, value: Any) -> bool:
+        """Whether a value and one of these are one object that may change, or have memory in common."""
+        if not self._objects and not self._plain:
+            return False
+        objects: list[Any] = []
+        plain: list[Any] = []
+        _collect(value, objects, plain)
+        if not self._objects.isdisjoint(map(id, objects)):
+            return True
+        if not self._plain or not plain:
+            return False
+        arrays = _memories(plain)
+        return any(np.may_share_memory(one, other) for one in self._arrays() for other in arrays)
+
+    def _arrays(self) -> list[np.ndarray]:
+        """The memory of arrays and tensors, looked at where there is another to compare it with."""
+        self._seen += _memories(self._plain[len(self._seen) :])
+        return self._seen
 
 
 def copied(value: Any) -> Any:
@@ -68,36 +92,70 @@ def copied(value: Any) -> Any:
         return value.clone() if is_tensor(value) else value
 
 
-def _pieces(value: Any) -> Iterator[Any]:
-    """What of a value may change: its arrays, tensors as arrays, containers and objects."""
-    if isinstance(value, np.ndarray):
-        yield value
+def _collect(value: Any, objects: list[Any], plain: list[Any]) -> None:
+    """Append what of a value may change: its containers and objects, its arrays and its tensors of plain memory."""
+    kind = _kind(type(value))  # type: ignore[arg-type]  # type[Any] has a hash
+    if kind is _Kind.FIXED:
         return
-    if type(value) in _PLAIN:
-        return
-    if isinstance(value, list | tuple | dict | set | frozenset):
-        if not isinstance(value, tuple | frozenset):
-            yield value
+    if kind is _Kind.ARRAY:
+        plain.append(value)
+    elif kind is _Kind.CONTAINER:
+        if not isinstance(value, _FIXED_CONTAINERS):
+            objects.append(value)
         for item in value.values() if isinstance(value, dict) else value:
-            yield from _pieces(item)
-        return
-    array = view(value)
-    if array is not None:
-        yield array
+            if type(item) not in _PLAIN:
+                _collect(item, objects, plain)
+    elif kind is _Kind.TENSOR:
+        objects.append(value)
+        if not value.requires_grad:
+            plain.append(value)
     elif may_change(value):
-        yield value
+        objects.append(value)
         if hasattr(value, "nnz"):
             parts = (getattr(value, name, None) for name in _PARTS)
-            yield from (part for part in parts if isinstance(part, np.ndarray))
+            plain.extend(part for part in parts if isinstance(part, np.ndarray))
+
+
+def _memories(values: list[Any]) -> list[np.ndarray]:
+    """The memory of each; of what has none that is plain, such as a tensor elsewhere, nothing."""
+    arrays = []
+    for value in values:
+        array = value if isinstance(value, np.ndarray) else view(value)
+        arrays.append(_NOTHING if array is None else array)
+    return arrays
+
+
+class _Kind(Enum):
+    FIXED = auto()
+    ARRAY = auto()
+    CONTAINER = auto()
+    TENSOR = auto()
+    OBJECT = auto()
+    HASHED = auto()
+
+
+@lru_cache(maxsize=1024)
+def _kind(of: type) -> _Kind:
+    """What can be said of all values of a type. Those that have a hash of their own are asked one by one."""
+    if issubclass(of, np.ndarray):
+        return _Kind.ARRAY
+    if of in _PLAIN or issubclass(of, type):
+        return _Kind.FIXED
+    if issubclass(of, list | tuple | dict | set | frozenset):
+        return _Kind.CONTAINER
+    torch: Any = sys.modules.get("torch")
+    if torch is not None and issubclass(of, torch.Tensor):
+        return _Kind.TENSOR
+    if any("__call__" in vars(base) for base in of.__mro__):
+        return _Kind.FIXED
+    return _Kind.OBJECT if of.__hash__ in (None, object.__hash__) else _Kind.HASHED
 
 
 def may_change(value: Any) -> bool:
     """Whether it is an object without a value to be hashed by: who changes it changes it for all who have it."""
-    if type(value) in _PLAIN or isinstance(value, type) or callable(value):
-        return False
-    own_hash: Any = type(value).__hash__
-    if own_hash is None or own_hash is object.__hash__ or is_tensor(value):
-        return True
+    kind = _kind(type(value))  # type: ignore[arg-type]  # type[Any] has a hash
+    if kind is not _Kind.HASHED and kind is not _Kind.CONTAINER:
+        return kind is not _Kind.FIXED
     try:
         hash(value)
     except TypeError:

@@ -416,6 +416,13 @@ class TestReproducible:
             assert backward_error(a, wanted, b) <= 60 * U
         assert np.array_equal(tw.solve(a, b, backend=backend, workers=2, **how), wanted)
 
+    @pytest.mark.parametrize("workers", [1, 2, 3])
+    def test_the_last_rung_does_not_go_by_the_number_of_workers(self, workers):
+        a, b = wilkinson(60), random_matrix(60, 2)
+        how = {"assume_a": "gen", "tile_size": 20}
+        wanted = tw.solve(a, b, workers=1, **how)
+        assert np.array_equal(tw.solve(a, b, workers=workers, **how), wanted)
+
     @pytest.mark.parametrize(
         "options",
         [{"backend": "mpi", "workers": 4}, {"backend": "dask", "mode": "tasks", "workers": 2}],

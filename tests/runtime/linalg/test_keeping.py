@@ -111,6 +111,23 @@ def test_a_run_that_stops_goes_on_to_the_same_bits(stops, kind, at, backend):
     same(call(make(), resume=True, **how), found)  # all of it is there now
 
 
+@pytest.mark.parametrize("at", [1, 2, 3, 5, 9])
+def test_panels_that_update_together_are_kept_wherever_they_stop(stops, at):
+    how = {"update": "column", "tile_size": 15, "workers": 2}
+    stops(at)
+    with pytest.raises(Stopped):
+        tw.lu_factor(general(), checkpoint="run", **how)
+    stops(None)
+    found, run = with_run(tw.lu_factor, general(), checkpoint="run", resume=True, **how)
+    assert f"{at} of 10 block columns were in run" in run.notes
+    made = {task.uses[0].handle.index[-1] for task in run.graph if task.op.name == "getrf"}
+    assert made == set(range(at, 10))
+    wanted, whole = with_run(tw.lu_factor, general(), **how)
+    updates = [task for task in whole.graph if task.op.name == "swpgemm"]
+    assert max(sum(use.handle.name == "piv" for use in task.uses) for task in updates) == 2
+    same(found, wanted)
+
+
 @pytest.mark.parametrize("call", [tw.tiled_cholesky, tw.lu_factor, tw.qr])
 @pytest.mark.parametrize("order", "CF")
 def test_a_matrix_that_is_overwritten_is_known_by_what_it_was(stops, call, order):
