@@ -114,8 +114,8 @@ def _in_array(piv: np.ndarray, a: np.ndarray, backwards: bool) -> None:
         a[targets] = a[sources]
         return
     k = len(piv)
-    if k and int(piv.astype(np.uint32).max()) >= len(a):  # LAPACK believes it
-        row = piv[piv.astype(np.uint32).argmax()]
+    if k and np.maximum.reduce(piv.view(np.uint32)) >= len(a):  # LAPACK believes it
+        row = piv[piv.view(np.uint32).argmax()]
         raise ValueError(f"row exchanges of a matrix of {len(a)} rows go to row {row}: pivots are damaged")
     one_based = piv + np.int32(1)
     laswp(

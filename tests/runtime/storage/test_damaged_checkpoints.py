@@ -12,9 +12,9 @@ from click.testing import CliRunner
 from matrices import po_matrix, random_matrix
 
 import tilewright as tw
-from kernels.swaps import swap_rows
 from tilewright import cli
 from tilewright.host.files import open_regular
+from tilewright.kernels.swaps import swap_rows
 from tilewright.linalg.trees import PANEL
 from tilewright.storage import parts
 from tilewright.storage.checkpoint import Checkpoint, read_call
