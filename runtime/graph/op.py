@@ -82,6 +82,9 @@ class Op:
     in_place: bool = False
     """The function changes the arrays that it writes, returns None, and keeps none of its arguments: a rank then knows
     what it will get. Where there is no array yet it may return one, as any function."""
+    fresh: bool = False
+    """What the function returns is made anew, or was given to it for the handle that it writes, and nobody keeps any of
+    it: it is taken as it is, not compared with all that the task reads."""
     source: str = ""
     """Which row of the kernel table, where not the usual one: `tilewright.kernels.table`."""
     again: str = ""
@@ -104,6 +107,7 @@ class Op:
         real(self.weight, f"weight of Op {self.name}", 0)
         flag(self.external, f"external of Op {self.name}")
         flag(self.in_place, f"in_place of Op {self.name}")
+        flag(self.fresh, f"fresh of Op {self.name}")
         text(self.source, f"source of Op {self.name}")
         for what, known in (("again", ("", "shared", "always")), ("operands", ("", "storage", "accumulate"))):
             value = getattr(self, what)

@@ -155,7 +155,7 @@ CALLS = {
     "TaskGraph.handle": Call(tw.TaskGraph().handle, room, name="text", **ROOM),
     "TaskGraph.handles": Call(tw.TaskGraph().handles, room, name="text", **ROOM, like="text"),
     "Op": Call(tw.Op, lambda: dict(name="op"), name="text", function="function?", weight="real", flops="function?",
-               indices="function", explain="function?", external="flag", in_place="flag", source="text",
+               indices="function", explain="function?", external="flag", in_place="flag", fresh="flag", source="text",
                again="name+empty", operands="name+empty"),
     "BlockCyclic": Call(tw.BlockCyclic, lambda: dict(P=1, Q=2), P="count", Q="count"),
     "SymmetricBlockCyclic": Call(tw.SymmetricBlockCyclic, lambda: dict(r=3), r="count"),

@@ -163,7 +163,9 @@ class Program:
         self, task: Task, writes: Sequence[Handle], values: Sequence[Any], held: Sequence[bool]
     ) -> Sequence[Any]:
         """The values, copied where somebody else has them, or where they share memory with what the task reads or with
-        an earlier one: what a later task does to one handle must not change another."""
+        an earlier one: what a task does to one handle must not change another. A fresh op's are kept as they are."""
+        if task.op.fresh:
+            return values
         pieces = returned.Pieces(self.store[handle] for handle, access in task.uses if access is Access.READ)
         found = []
         for handle, value, elsewhere in zip(writes, values, held, strict=True):

@@ -117,6 +117,16 @@ class TestCall:
         run = tw.run(g, {"x": 3, "y": np.array([4])})
         assert (run["x"], run["y"]) == ([21], [7])
 
+    @pytest.mark.parametrize("fresh", [False, True])
+    def test_what_a_fresh_op_returns_is_not_copied(self, fresh):
+        """It promises that nobody has it; of another op a value that it read is copied."""
+        g = TaskGraph()
+        x, y = g.handle("x"), g.handle("y")
+        g.insert(tw.Op("pass on", lambda x, _: (x,), fresh=fresh), R(x), W(y))
+        values = [np.zeros(3)]
+        run = tw.run(g, {"x": values}, backend="serial")
+        assert (run["y"][0] is values) == fresh and np.array_equal(run["y"][0], values)
+
     def test_several_written_handles_take_a_tuple_in_order(self):
         g = TaskGraph()
         x, y = g.handle("x"), g.handle("y")
