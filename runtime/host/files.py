@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["append", "open_regular", "private_folder", "replacing", "sweep", "write_text"]
+__all__ = ["append", "largest", "open_regular", "private_folder", "replacing", "sweep", "write_text"]
 
 _ASIDE = re.compile(r"\.tilewright-([1-9][0-9]{0,9})-[0-9a-f]{8}(\..*)?", re.ASCII)
 """Names of files that are not whole yet, with the process that writes them."""
@@ -185,3 +185,13 @@ def _named(path: str | Path) -> Iterator[None]:
         if error.errno is None:
             raise
         raise type(error)(error.errno, f"cannot write {path}: {error.strerror}") from error
+
+
+def largest() -> int | None:
+    """Bytes of the largest file that this process, and those it starts, may write; None without a limit."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    return None if limit == resource.RLIM_INFINITY else limit

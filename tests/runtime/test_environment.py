@@ -1,6 +1,7 @@
 """Odd environments: each works, or says one sentence before work."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -55,6 +56,24 @@ def test_a_limit_of_open_files_is_met_before_dask_starts(monkeypatch):
         OSError, match=r"4 Dask workers need some \d+ open files in this process, which may have 40: raise"
     ):
         client.kept(4)
+
+
+def test_a_limit_on_the_size_of_files_is_met_before_ranks_or_workers_start(monkeypatch):
+    resource = pytest.importorskip("resource")
+    from tilewright.backends.dask import client
+    from tilewright.backends.mpi import leftovers
+
+    monkeypatch.setattr(client, "_kept", None)
+    monkeypatch.setattr(client, "_start", lambda workers: pytest.fail("started"))
+    monkeypatch.setattr(client, "_check_open_files", lambda more, workers: None)
+    monkeypatch.setattr(resource, "getrlimit", lambda what: (1024, 1024))
+    with pytest.raises(
+        OSError, match=r"a Dask cluster writes files of up to 64 KiB .* none above 1 KiB: raise the limit"
+    ):
+        client.kept(2)
+    assert re.search(r"5.2 MB of /dev/shm for each rank, .* no file above 1 KiB: raise", leftovers.needs_memory(2))
+    monkeypatch.setattr(resource, "getrlimit", lambda what: (resource.RLIM_INFINITY,) * 2)
+    assert "ulimit -f" not in leftovers.needs_memory(2)
 
 
 def test_where_a_deleted_working_directory_is_one_a_sentence_says_so():

@@ -28,7 +28,8 @@ from tilewright.backends.execution.nested import refuse
 from tilewright.backends.ranks import lending
 from tilewright.errors import WorkerDied
 from tilewright.extras import brings
-from tilewright.host.files import private_folder
+from tilewright.host.files import largest, private_folder
+from tilewright.units import nbytes
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -159,6 +160,7 @@ def kept(workers: int) -> Client:
                     "here; pass client=, or use backend='threads', or start this process with daemon=False"
                 )
             _check_open_files(_FILES + workers * _FILES_OF_A_WORKER, workers)
+            _check_size_of_files()
             client = _start(workers)
             _kept = client
         missing = workers - len(workers_of(client))
@@ -188,6 +190,21 @@ def _check_open_files(more: int, workers: int) -> None:
             24,
             f"{workers} Dask workers need some {there + more} open files in this process, which may have {limit}: "
             f"raise the limit (ulimit -n), use fewer workers, or backend='threads'",
+        )
+
+
+_WRITTEN = 1 << 16
+"""Bytes of the largest file that Dask writes as it starts, and some more."""
+
+
+def _check_size_of_files() -> None:
+    """OSError where Dask may not write the files that it begins with."""
+    limit = largest()
+    if limit is not None and limit < _WRITTEN:
+        raise OSError(
+            27,
+            f"a Dask cluster writes files of up to {nbytes(_WRITTEN)} as it starts, and this process may write none "
+            f"above {nbytes(limit)}: raise the limit (ulimit -f), or take backend='threads'",
         )
 
 

@@ -11,6 +11,9 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from tilewright.host.files import largest
+from tilewright.units import nbytes
+
 __all__ = ["needs_memory", "orphans", "topologies"]
 
 _TOPOLOGY = "hydra_hwloc_xmlfile_"
@@ -57,7 +60,16 @@ def orphans(began: float, ended: float) -> set[str]:
 
 
 def needs_memory(ranks: int) -> str:
-    """What to say where there is too little shared memory for so many ranks, with both numbers; else nothing."""
+    """What to say where there is too little shared memory for so many ranks, with both numbers; else nothing.
+
+    To the system it is files, for which there may be a limit.
+    """
+    limit = largest()
+    if limit is not None and limit < _MEMORY:
+        return (
+            f"MPICH takes about {_MEMORY / 1e6:.1f} MB of {_SHM} for each rank, and this process may write no file "
+            f"above {nbytes(limit)}: raise the limit (ulimit -f), or take backend='threads'"
+        )
     try:
         total, _, free = shutil.disk_usage(_SHM)
     except OSError:
