@@ -23,6 +23,7 @@ __all__ = ["resume"]
     "--matrix", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="The matrix of a run in core: A.npy."
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Where the factor of a run in core goes, .npy or .npz.")
+@click.option("--overwrite-out", is_flag=True, help="Replace the file that stands where the result of the run goes.")
 @as_json
 @progress
 def resume(
@@ -32,6 +33,7 @@ def resume(
     backend: str | None,
     matrix: Path | None,
     out: Path | None,
+    overwrite_out: bool,
     as_json: bool,
     progress: Progress,
 ) -> None:
@@ -49,12 +51,21 @@ def resume(
             raise CheckpointError(f"{folder} is of {call.get('routine')}, which this tilewright has not")
         how = {"checkpoint": folder, "resume": True, "workers": workers, "progress": progress, "return_run": True}
         how |= call["keywords"] | ({} if memory is None else {"memory": memory})
+        #   a folder may come from a stranger: which files may go is for who calls to say
+        replaces = how.pop("overwrite_out", False) is not False
         routine = routines[call["routine"]]
-        place, run = (
-            _in_core(call, routine, how, backend, matrix, out)
-            if call.get("core")
-            else _outside(folder, call, routine, how, backend, matrix, out)
-        )
+        if call.get("core"):
+            place, run = _in_core(call, routine, how, backend, matrix, out)
+        else:
+            try:
+                place, run = _outside(
+                    folder, call, routine, how | {"overwrite_out": overwrite_out}, backend, matrix, out
+                )
+            except FileExistsError as error:
+                if overwrite_out or not replaces:
+                    raise
+                message = f"the run in {folder} replaces a file: {error.strerror}"
+                raise click.UsageError(message.replace("overwrite_out=True", "--overwrite-out")) from error
     if as_json:
         click.echo(
             json.dumps(

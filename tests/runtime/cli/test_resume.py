@@ -110,3 +110,29 @@ def test_words_of_runs_in_core_are_refused_for_others(stopped):
 def test_what_cannot_go_on_is_one_sentence(stopped, folder, message):
     result = call("resume", folder)
     assert result.exit_code == 2 and message in result.output and "Traceback" not in result.output
+
+
+@pytest.mark.parametrize("routine", ["lu_factor", "tiled_cholesky"])
+def test_a_checkpoint_alone_does_not_say_which_file_may_be_replaced(routine, tmp_path, monkeypatch):
+    """Its folder may come from a stranger, with the name of a file that is dear to whoever resumes it."""
+    monkeypatch.chdir(tmp_path)
+    np.save("a.npy", po_matrix(2, 100))
+    add = Checkpoint.add
+
+    def stop(self, panel, *args, **what):
+        if panel == 2:
+            raise Stopped
+        add(self, panel, *args, **what)
+
+    np.save("f.npy", np.arange(5))
+    how = {"out": "f.npy", "checkpoint": "run", "tile_size": 20, "overwrite_out": True}
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoint, "add", stop)
+        with pytest.raises(Stopped):
+            getattr(tw, routine)("a.npy", **how)
+    result = call("resume", "run")
+    assert result.exit_code == 2 and "the run in run replaces a file: " in result.output
+    assert "f.npy exists; --overwrite-out replaces it" in " ".join(result.output.split())
+    assert np.array_equal(np.load("f.npy"), np.arange(5))
+    assert call("resume", "run", "--overwrite-out").exit_code == 0
+    assert np.load("f.npy").shape == (100, 100)
