@@ -17,22 +17,27 @@ class Stopped(Exception):
     pass
 
 
-@pytest.fixture
-def stopped(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    np.save("a.npy", random_matrix(100, 100))
+def stop(monkeypatch, routine, a, **how):
+    """Begin a run that ends where its third panel would be kept."""
     add = Checkpoint.add
 
-    def stop(self, panel, *args, **what):
+    def two(self, panel, *args, **what):
         if panel == 2:
             raise Stopped
         add(self, panel, *args, **what)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Checkpoint, "add", stop)
-        for a, folder in (("a.npy", "run"), (np.load("a.npy"), "other")):
-            with pytest.raises(Stopped):
-                tw.lu_factor(a, out="f.npy", checkpoint=folder, tile_size=20)
+        patch.setattr(Checkpoint, "add", two)
+        with pytest.raises(Stopped):
+            routine(a, out="f.npy", tile_size=20, **how)
+
+
+@pytest.fixture
+def stopped(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.save("a.npy", random_matrix(100, 100))
+    for a, folder in (("a.npy", "run"), (np.load("a.npy"), "other")):
+        stop(monkeypatch, tw.lu_factor, a, checkpoint=folder)
 
 
 def call(*args):
@@ -117,19 +122,8 @@ def test_a_checkpoint_alone_does_not_say_which_file_may_be_replaced(routine, tmp
     """Its folder may come from a stranger, with the name of a file that is dear to whoever resumes it."""
     monkeypatch.chdir(tmp_path)
     np.save("a.npy", po_matrix(2, 100))
-    add = Checkpoint.add
-
-    def stop(self, panel, *args, **what):
-        if panel == 2:
-            raise Stopped
-        add(self, panel, *args, **what)
-
     np.save("f.npy", np.arange(5))
-    how = {"out": "f.npy", "checkpoint": "run", "tile_size": 20, "overwrite_out": True}
-    with monkeypatch.context() as patch:
-        patch.setattr(Checkpoint, "add", stop)
-        with pytest.raises(Stopped):
-            getattr(tw, routine)("a.npy", **how)
+    stop(monkeypatch, getattr(tw, routine), "a.npy", checkpoint="run", overwrite_out=True)
     result = call("resume", "run")
     assert result.exit_code == 2 and "the run in run replaces a file: " in result.output
     assert "f.npy exists; --overwrite-out replaces it" in " ".join(result.output.split())
