@@ -199,43 +199,23 @@ def _tensor_crown(crown: Any, tile: Any) -> None:
         tensor_algebra.trsmu(tile[:k], tile[k:])
 
 
-_HOW: dict[str, Any] = {"routine": ("getrf", "getrf"), "by_columns": True}
-ELECT = TileOp(
-    "elect",
-    _build(_elect),
-    _reference(_elect),
-    flops_elect,
-    named=(False, True, True),
-    tensor=_on_tensors(_elect),
-    **_HOW,
-)
-ELECT_LAST = TileOp(
-    "electl",
-    _build(_elect_last),
-    _reference(_elect_last),
-    flops_elect,
-    named=(False, True, True),
-    tensor=_on_tensors(_elect_last),
-    **_HOW,
-)
-MATCH = TileOp(
-    "match",
-    _build(_match),
-    _reference(_match),
-    flops_match,
-    named=(False, False, True, True),
-    tensor=_on_tensors(_match),
-    **_HOW,
-)
-MATCH_LAST = TileOp(
-    "matchl",
-    _build(_match_last),
-    _reference(_match_last),
-    flops_match_last,
-    named=(False, False, False, True, True, True),
-    tensor=_on_tensors(_match_last),
-    **_HOW,
-)
+def _op(name: str, play: Callable[..., None], flops: Callable[..., float], named: tuple[bool, ...]) -> TileOp:
+    return TileOp(
+        name,
+        _build(play),
+        _reference(play),
+        flops,
+        ("getrf", "getrf"),
+        named=named,
+        by_columns=True,
+        tensor=_on_tensors(play),
+    )
+
+
+ELECT = _op("elect", _elect, flops_elect, (False, True, True))
+ELECT_LAST = _op("electl", _elect_last, flops_elect, (False, True, True))
+MATCH = _op("match", _match, flops_match, (False, False, True, True))
+MATCH_LAST = _op("matchl", _match_last, flops_match_last, (False, False, False, True, True, True))
 CROWN = TileOp(
     "crown",
     _build_crown,
