@@ -6,7 +6,7 @@ reflector on the rows s + 1 to s + b, and chases the bulge: block m of the sweep
 m b. A block of one sweep can follow when the sweep before has done one block more.
 
 The kernels for one block are LAPACK's ?sb2st_kernels, which SciPy's wheels have inside but do not promise; where they
-are not, NumPy does the same, slower.
+are not, or call a ?symv that is not sound, NumPy does the same, slower.
 
 .. [1] LAPACK ?sytrd_sb2st; A. Haidar, H. Ltaief and J. Dongarra, Parallel reduction to condensed forms for symmetric
    eigenvalue problems using aggregated fine-grained and memory-aware kernels, SC11.
@@ -20,7 +20,7 @@ from functools import cache
 
 import numpy as np
 
-from tilewright.kernels import blas
+from tilewright.kernels import blas, symv
 from tilewright.kernels.band import times
 from tilewright.kernels.lapack import by_columns, letter, plain
 from tilewright.kernels.layout import address, by_reference
@@ -153,9 +153,9 @@ def _sweep(
 
 @cache
 def kernels(kind: str) -> Callable[..., Callable[[int, int, int], None]] | None:
-    """LAPACK's kernels for one block as SciPy's own library has them inside, or None."""
+    """LAPACK's kernels for one block as SciPy's own library has them inside, or None; they call ?symv."""
     found = blas.load("openblas").inner(blas.BULGES[kind])
-    if found is None:
+    if found is None or not symv.sound(kind):
         return None
     function = found
 

@@ -16,7 +16,7 @@ from functools import cache, lru_cache
 from typing import NamedTuple
 
 from tilewright.extras import command
-from tilewright.kernels import blas, cpu, getrf, preference
+from tilewright.kernels import blas, cpu, getrf, preference, symv
 from tilewright.kernels.blas import Library
 from tilewright.kernels.catalogue import TILE_OPS
 
@@ -177,7 +177,8 @@ def _inside() -> tuple[str, ...]:
     """Those of `INSIDE` that kernels of this process take."""
     panels = [f"{letter}getrf2" for letter in LETTERS if getrf.dividing(library("getrf", letter), letter)]
     scipys = _try("openblas")
-    return (*panels, *(name for name in blas.BULGES.values() if scipys and scipys.inner(name)))
+    bulges = [name for kind, name in blas.BULGES.items() if scipys and scipys.inner(name) and symv.sound(kind)]
+    return (*panels, *bulges)
 
 
 def adopt(wanted: Choice) -> None:
