@@ -125,6 +125,21 @@ def test_the_upper_triangle_goes_on(here, stops):
     assert np.array_equal(found, tw.tiled_cholesky(a, lower=False, tile_size=NB))
 
 
+@pytest.mark.parametrize("memory", [("100kB", "200kB"), ("200kB", "100kB"), ("100kB", "100kB")])
+def test_slabs_and_blocks_of_them_go_on_from_each_other(here, stops, memory):
+    a = matrix(tw.tiled_cholesky)
+    how = {"checkpoint": "run", "tile_size": NB, "out": "L.npy", "workers": 2}
+    stops(1)
+    with pytest.raises(Stopped):
+        tw.tiled_cholesky(a, memory=memory[0], **how)
+    stops(None)
+    found, run = tw.tiled_cholesky(a, memory=memory[1], resume=True, return_run=True, **how)
+    assert np.array_equal(found, tw.tiled_cholesky(a, tile_size=NB))
+    assert bool(run.trace.facts["height"]) == (memory[1] == "100kB")
+    loads = [use.handle for task in run.graph if task.op.name == "load" for use in task.uses]
+    assert {handle.index[1] for handle in loads if handle.name == "A"} == set(range(1, 8))
+
+
 @pytest.mark.parametrize("shape", [(90, 200), (200, 90)])
 def test_matrices_of_any_shape_go_on(here, stops, shape):
     a = random_matrix(*shape)
