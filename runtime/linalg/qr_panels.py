@@ -23,6 +23,8 @@ Columns = TypeVar("Columns")
 class Panels(ABC, Generic[Columns]):
     """The panels of a matrix: how one is factored, and what its reflections are applied to."""
 
+    g: TaskGraph
+
     @abstractmethod
     def __len__(self) -> int: ...
 
@@ -51,7 +53,7 @@ def qr_panels(panels: Panels[Any]) -> None:
 
     Who updates the block column of panel k + 1 first can go on with that panel while others are updated.
     """
-    for k in range(len(panels)):
+    for k in panels.g.range(len(panels)):
         eliminate(panels, k)
 
 
@@ -66,7 +68,7 @@ def groups(first: int, stop: int, across: int) -> Iterator[range]:
         first = end
 
 
-class TilePanels(Panels[range]):
+class TilePanels(Panels[Sequence[int]]):
     """Whole tile columns of ``A[i,j]``, mt x nt; the vectors of panel k stay in A, its triangle is ``T[0,k]``.
 
     Parameters
@@ -86,23 +88,28 @@ class TilePanels(Panels[range]):
         return min(self.mt, self.nt)
 
     def factor(self, k: int) -> None:
-        rows = range(k, self.mt)
         corner = [] if self.corner is None else [W(self.corner[0, k])]
-        self.g.insert(geqrf(self.mt - k), [RW(self.A[i, k]) for i in rows], W(self.T[0, k]), *corner)
+        panel = [RW(self.A[i, k]) for i in self.g.range(k, self.mt)]
+        self.g.insert(self.g.value(geqrf, self.mt - k), panel, W(self.T[0, k]), *corner)
 
-    def behind(self, k: int) -> Iterator[range]:
+    def behind(self, k: int) -> Iterator[Sequence[int]]:
+        if self.across == 1:
+            for j in self.g.range(k + 1, self.nt):
+                yield (j,)
+            return
         yield from groups(k + 1, min(k + 2, self.nt), 1)
         yield from groups(k + 2, self.nt, self.across)
 
-    def update(self, k: int, j: range) -> None:
+    def update(self, k: int, j: Sequence[int]) -> None:
         self.apply(k, self.A, j)
 
-    def apply(self, k: int, X: Handles, c: range, flag: str = "C") -> None:
+    def apply(self, k: int, X: Handles, c: Sequence[int], flag: str = "C") -> None:
         """Insert X_c := Q_k^H X_c, or with flag "N" Q_k X_c, for block columns beside each other."""
-        rows = range(k, self.mt)
+        g = self.g
         how = [] if flag == "C" and self.corner is None else [flag] if self.corner is None else [flag, True]
-        vectors, tiles = [R(self.A[i, k]) for i in rows], [RW(X[i, j]) for i in rows for j in c]
-        self.g.insert(larfb(len(rows), len(c)), vectors, R(self.T[0, k]), tiles, *how)
+        vectors = [R(self.A[i, k]) for i in g.range(k, self.mt)]
+        tiles = [RW(X[i, j]) for i in g.range(k, self.mt) for j in c]
+        g.insert(g.value(larfb, self.mt - k, len(c)), vectors, R(self.T[0, k]), tiles, *how)
 
 
 # ------------------------------------------------------------------ parts of tile columns
