@@ -75,20 +75,38 @@ class TilePanels(Panels[range]):
         Block columns that one task updates at most; the next panel's is alone, so that it does not wait for others.
     corner
         ``corner[0,k]`` gets R of the panel; then vectors stand in A with their ones and zeros.
+    gathered
+        Tiles of a block column live on several ranks: all tasks of group x of them run where tile (x, x) lives, so that
+        a tile travels once there and back, and between them panels alone.
     """
 
     def __init__(
-        self, g: TaskGraph, A: Handles, T: Handles, mt: int, nt: int, across: int = 1, corner: Handles | None = None
+        self,
+        g: TaskGraph,
+        A: Handles,
+        T: Handles,
+        mt: int,
+        nt: int,
+        across: int = 1,
+        corner: Handles | None = None,
+        gathered: bool = False,
     ) -> None:
         self.g, self.A, self.T, self.mt, self.nt, self.across, self.corner = g, A, T, mt, nt, across, corner
+        self.gathered = gathered
 
     def __len__(self) -> int:
         return min(self.mt, self.nt)
 
+    def _home(self, X: Handles, j: int) -> Handle | None:
+        """A tile of which the rank works on block column j of X; None for that of its tiles."""
+        group = j // self.across
+        return X[group % self.mt, group] if self.gathered else None
+
     def factor(self, k: int) -> None:
         rows = range(k, self.mt)
         corner = [] if self.corner is None else [W(self.corner[0, k])]
-        self.g.insert(geqrf(self.mt - k), [RW(self.A[i, k]) for i in rows], W(self.T[0, k]), *corner)
+        uses = [RW(self.A[i, k]) for i in rows], W(self.T[0, k]), *corner
+        self.g.insert(geqrf(self.mt - k), *uses, on=self._home(self.A, k))
 
     def behind(self, k: int) -> Iterator[range]:
         yield from groups(k + 1, min(k + 2, self.nt), 1)
@@ -102,7 +120,7 @@ class TilePanels(Panels[range]):
         rows = range(k, self.mt)
         how = [] if flag == "C" and self.corner is None else [flag] if self.corner is None else [flag, True]
         vectors, tiles = [R(self.A[i, k]) for i in rows], [RW(X[i, j]) for i in rows for j in c]
-        self.g.insert(larfb(len(rows), len(c)), vectors, R(self.T[0, k]), tiles, *how)
+        self.g.insert(larfb(len(rows), len(c)), vectors, R(self.T[0, k]), tiles, *how, on=self._home(X, c[0]))
 
 
 # ------------------------------------------------------------------ parts of tile columns

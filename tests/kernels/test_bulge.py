@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from matrices import DTYPES, random_matrix, roundoff
 
-from tilewright.kernels import blas, bulge
+from tilewright.kernels import blas, bulge, symv
 from tilewright.kernels.lapack import letter
 
 
