@@ -45,7 +45,7 @@ ROUTINES = {**{name: tile_op.routine for name, tile_op in TILE_OPS.items()}, "ge
 _SUBSTITUTE = {**{name: tile_op.substitute for name, tile_op in TILE_OPS.items()}, "gemv": "gemm"}
 
 
-INSIDE = tuple(f"{letter}getrf2" for letter in LETTERS) + tuple(blas.BULGES.values())
+INSIDE = tuple(f"{letter}getrf2" for letter in LETTERS) + (*blas.BULGES.values(), *blas.CHASES.values())
 """What `Choice.inside` may name."""
 
 
@@ -177,7 +177,8 @@ def _inside() -> tuple[str, ...]:
     """Those of `INSIDE` that kernels of this process take."""
     panels = [f"{letter}getrf2" for letter in LETTERS if getrf.dividing(library("getrf", letter), letter)]
     scipys = _try("openblas")
-    bulges = [name for kind, name in blas.BULGES.items() if scipys and scipys.inner(name) and symv.sound(kind)]
+    names = [*blas.BULGES.items(), *blas.CHASES.items()]
+    bulges = [name for kind, name in names if scipys and scipys.inner(name) and symv.sound(kind)]
     return (*panels, *bulges)
 
 

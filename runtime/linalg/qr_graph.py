@@ -55,6 +55,8 @@ class QRPlan(NamedTuple):
     """The P x Q ranks among which the graph itself deals out tiles; None leaves that to the engine."""
     across: int = 1
     """Tile columns that the reflections of a panel are applied to at a time, at most."""
+    gathered: bool = False
+    """Whether whole groups of tile columns go to one rank each, as ``owner=`` or the engine says where tiles live."""
 
     @property
     def mt(self) -> int:
@@ -230,7 +232,7 @@ def apply(
     """Insert X := Q^H X, or with ``flag`` "N" Q X, on so many columns of tiles, of step k from ``first(k)`` on."""
     A, T, S, corner = H
     mt = plan.mt
-    panels = TilePanels(g, A, T, mt, plan.nt, plan.across, corner)
+    panels = TilePanels(g, A, T, mt, plan.nt, plan.across, corner, plan.gathered)
     steps = [] if plan.tree == PANEL else plan.steps()
     for k in range(plan.panels) if flag == "C" else reversed(range(plan.panels)):
         if plan.tree == PANEL:
@@ -301,7 +303,7 @@ def fill(g: TaskGraph, A: Handles, plan: QRPlan, check: bool) -> None:
 def insert_qr(g: TaskGraph, H: Reflections, plan: QRPlan) -> None:
     """Insert the factorisation of a plan."""
     if plan.tree == PANEL:
-        qr_panels(TilePanels(g, H.A, H.T, plan.mt, plan.nt, plan.across, H.corner))
+        qr_panels(TilePanels(g, H.A, H.T, plan.mt, plan.nt, plan.across, H.corner, plan.gathered))
         return
     V = g.handles("V", shape=lambda i, k: (plan.columns(k), plan.rows(i)), dtype=plan.dtype)
     qr_tiles(g, H, V, plan.mt, plan.nt, plan.columns_of(g))

@@ -77,20 +77,39 @@ class TilePanels(Panels[Sequence[int]]):
         Block columns that one task updates at most; the next panel's is alone, so that it does not wait for others.
     corner
         ``corner[0,k]`` gets R of the panel; then vectors stand in A with their ones and zeros.
+    gathered
+        Tiles of a block column live on several ranks: all tasks of group x of them run where tile (x, x) lives, so that
+        a tile travels once there and back, and between them panels alone.
     """
 
     def __init__(
-        self, g: TaskGraph, A: Handles, T: Handles, mt: int, nt: int, across: int = 1, corner: Handles | None = None
+        self,
+        g: TaskGraph,
+        A: Handles,
+        T: Handles,
+        mt: int,
+        nt: int,
+        across: int = 1,
+        corner: Handles | None = None,
+        gathered: bool = False,
     ) -> None:
         self.g, self.A, self.T, self.mt, self.nt, self.across, self.corner = g, A, T, mt, nt, across, corner
+        self.gathered = gathered
 
     def __len__(self) -> int:
         return min(self.mt, self.nt)
 
+    def _home(self, X: Handles, j: int) -> Handle | None:
+        """A tile of which the rank works on block column j of X; None for that of its tiles."""
+        if not self.gathered:
+            return None
+        group = j // self.across
+        return X[group % self.mt, group]
+
     def factor(self, k: int) -> None:
         corner = [] if self.corner is None else [W(self.corner[0, k])]
-        panel = [RW(self.A[i, k]) for i in self.g.range(k, self.mt)]
-        self.g.insert(self.g.value(geqrf, self.mt - k), panel, W(self.T[0, k]), *corner)
+        uses = [RW(self.A[i, k]) for i in self.g.range(k, self.mt)], W(self.T[0, k]), *corner
+        self.g.insert(self.g.value(geqrf, self.mt - k), *uses, on=self._home(self.A, k))
 
     def behind(self, k: int) -> Iterator[Sequence[int]]:
         if self.across == 1:
@@ -109,7 +128,8 @@ class TilePanels(Panels[Sequence[int]]):
         how = [] if flag == "C" and self.corner is None else [flag] if self.corner is None else [flag, True]
         vectors = [R(self.A[i, k]) for i in g.range(k, self.mt)]
         tiles = [RW(X[i, j]) for i in g.range(k, self.mt) for j in c]
-        g.insert(g.value(larfb, self.mt - k, len(c)), vectors, R(self.T[0, k]), tiles, *how)
+        larfb_k = g.value(larfb, self.mt - k, len(c))
+        g.insert(larfb_k, vectors, R(self.T[0, k]), tiles, *how, on=self._home(X, c[0]))
 
 
 # ------------------------------------------------------------------ parts of tile columns

@@ -81,6 +81,13 @@ class Index:
     def _asked(self, *_: Any) -> NoReturn:
         raise NotALoop("the builder asks for the value of an index")
 
+    __floordiv__ = __rfloordiv__ = __mod__ = __rmod__ = _asked
+
+    def __mul__(self, factor: Any) -> Index:
+        return self.times(factor) if type(factor) is int else self._asked()
+
+    __rmul__ = __mul__
+
     __bool__ = __index__ = __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _asked
 
     def at(self, values: dict[int, Array], rows: int) -> Array:

@@ -298,7 +298,7 @@ def test_a_checksum_tells_where_a_number_is_and_not_how_it_lies():
         assert len({checksum(a), checksum(np.asfortranarray(a)), checksum(large[::2, ::3])}) == 1
         for place in ((0, 0), (5, 4), (2, 3)):
             b = a.copy()
-            b[place] = np.nextafter(b[place].real, 9)
+            b[place] = np.nextafter(b[place].real, b.real.dtype.type(9))
             assert checksum(b) != checksum(a)
         assert len({checksum(a), checksum(a[::-1]), checksum(a[:, ::-1]), checksum(a[[1, 0, 2, 3, 4, 5]])}) == 4
 

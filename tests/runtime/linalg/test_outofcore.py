@@ -12,7 +12,7 @@ from again import measures_the_machine
 from matrices import DTYPES, po_matrix, random_matrix
 
 import tilewright as tw
-from tilewright.linalg import qr_plan, slab_plan
+from tilewright.linalg import qr_outside, qr_plan, slab_plan
 from tilewright.linalg.blocks import insert_cholesky
 from tilewright.linalg.slab_plan import cholesky_plan, lu_plan_in
 from tilewright.linalg.slabs import Volume
@@ -235,6 +235,20 @@ class TestQR:
             q, r = tw.qr(a, mode="economic", positive=positive)
             assert np.array_equal(Q, q) and np.array_equal(R, r) and run.planned <= cap
         assert memory == "least" or run.trace.facts["read"] <= 3 * a.nbytes
+
+    @pytest.mark.parametrize(("shape", "tree", "op", "copied"), [
+        ((3010, 7), "auto", "geqrt", 288 * 7), ((3010, 7), "auto", "ttqrt", 2 * 288 * 7), ((200, 90), "panel", "geqrf", 200 * NB),
+    ])  # fmt: skip
+    def test_what_kernels_copy_whose_bits_depend_on_the_place_is_counted(
+        self, here, monkeypatch, shape, tree, op, copied
+    ):
+        monkeypatch.setattr(qr_plan, "_LEAF", 1 << 14)
+        np.save("a.npy", random_matrix(*shape))
+        how = {"workers": 2, "tree": tree} | ({"tile_size": NB} if tree == "panel" else {})
+        monkeypatch.setattr(qr_outside.table, "settles", lambda name, dtype: False)
+        least = least_for_qr("a.npy", **how)
+        monkeypatch.setattr(qr_outside.table, "settles", lambda name, dtype: name == op)
+        assert least_for_qr("a.npy", **how) - least == pytest.approx(2 * 8 * copied, rel=0.02)
 
     def test_r_alone_of_a_tall_matrix_reads_it_once_and_writes_no_more_than_r(self, here, monkeypatch):
         monkeypatch.setattr(qr_plan, "_LEAF", 1 << 14)

@@ -274,8 +274,28 @@ def with_numbers(g, nt):
         g.insert(potrf, RW(g.handles("A")[i, i]), priority=i)
 
 
+def rounding(g, nt):
+    A = g.handles("A")
+    for i in g.range(nt):
+        g.insert(potrf, RW(A[i // 2, i % 2]))
+
+
+@graph_builder("multiples nt={nt}")
+def multiples_graph(g, nt):
+    A = g.handles("A")
+    for k in g.range(nt):
+        g.insert(potrf, RW(A[2 * k, k * 3]))
+        for i in g.range(2 * k + 1, 2 * nt):
+            g.insert(trsm, R(A[2 * k, k * 3]), RW(A[i, 3 * k]))
+
+
+@pytest.mark.parametrize("rule", RULES[:4], ids=str)
+def test_multiples_of_an_index_are_indices(rule):
+    compare(multiples_graph(5), rule, rule.ranks)
+
+
 @pytest.mark.parametrize(
-    "loop", [plain, asking, leaving, stepping, calling, placed, with_numbers, empty_first, late, sums]
+    "loop", [rounding, plain, asking, leaving, stepping, calling, placed, with_numbers, empty_first, late, sums]
 )
 def test_what_is_no_loop_over_tiles_is_not_recorded(loop):
     builder = graph_builder("loop")(loop)
