@@ -345,7 +345,7 @@ class _Job:
 
     def run(self, graph: TaskGraph, data: dict[Any, Any], plan: SlabPlan, volume: Volume) -> Run:
         """Run on the workers of the call, and threads beside them that read and write."""
-        facts = {"slabs": len(plan.slabs.bounds), "width": plan.width, "height": plan.slabs.height}
+        facts: dict[str, Any] = {"slabs": len(plan.slabs.bounds), "width": plan.width, "height": plan.slabs.height}
         return run_beside(self.call, graph, data, plan.memory, **facts)
 
 

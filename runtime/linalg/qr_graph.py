@@ -204,9 +204,11 @@ def _eliminate(g: TaskGraph, H: Reflections, V: Handles | None, k: int, nt: int,
     """Insert what makes column k triangular, and what that does to the columns beside it."""
     A, T, S, _ = H
     for i in tree.heads(k):
-        copied = [] if V is None else [W(V[i, k])]
-        g.insert(geqrt, RW(A[i, k]), W(T[i, k]), *copied)  # A_ik = Q_ik R_ik
-        for j in () if V is None else g.range(k + 1, nt):
+        if V is None:
+            g.insert(geqrt, RW(A[i, k]), W(T[i, k]))
+            continue
+        g.insert(geqrt, RW(A[i, k]), W(T[i, k]), W(V[i, k]))  # A_ik = Q_ik R_ik
+        for j in g.range(k + 1, nt):
             g.insert(unmqr, R(V[i, k]), R(T[i, k]), RW(A[i, j]), "C", True)  # A_ij := Q_ik^H A_ij
     for step in tree.steps(k):
         made, done = _kernels(step)
