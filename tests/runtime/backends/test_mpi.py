@@ -1018,6 +1018,7 @@ SAME = {
     "two_workers_a_rank": [True, 6],
     "functions_change_the_data_of_every_rank": [[1, 2, 3, 4, 5, 6], 6.0, [10.0, 10.0]],
     "tensor_from_root": [True, "torch.float32"],
+    "parts_of_ranks_that_collect": [True] * 3,
     "zeros_are_not_sent": [True, 0, 21 * 2],
     "agreements": [1, 1, 2, 1, 1, 1, 1, 2],  # the last: after the run, whether NaN was the cause
     "rows_are_missing_on_one_rank": "ValueError",

@@ -59,23 +59,23 @@ def calls(part):
     ]
 
 
-def compare(graph, rule, ranks):
+def compare(graph, rule, ranks, **ends):
     nest = record(*graph.recipe)
     assert nest.tasks == len(graph)
-    compare_plans(graph, rule, ranks, lambda rank: LocalPlan(nest, ranks, rank, rule))
-    compare_listed(graph, rule, ranks)
+    compare_plans(graph, rule, ranks, lambda rank: LocalPlan(nest, ranks, rank, rule, **ends), **ends)
+    compare_listed(graph, rule, ranks, **ends)
 
 
-def compare_listed(graph, rule, ranks):
+def compare_listed(graph, rule, ranks, **ends):
     listed = listed_graph(graph)
     assert listed is not None
     sent = pickle.loads(pickle.dumps(listed))
     owner = by_handle(graph, owners(rule, ranks))
-    compare_plans(graph, rule, ranks, lambda rank: ListedPlan(sent, ranks, rank, owner))
+    compare_plans(graph, rule, ranks, lambda rank: ListedPlan(sent, ranks, rank, owner, **ends), **ends)
 
 
-def compare_plans(graph, rule, ranks, made):
-    plan = MessagePlan(graph, ranks, rule)
+def compare_plans(graph, rule, ranks, made, **ends):
+    plan = MessagePlan(graph, ranks, rule, **ends)
     for rank in range(ranks):
         local = made(rank)
         mine, whole = local.part(rank), plan.part(rank)
@@ -159,6 +159,15 @@ def test_trees_as_loops_are_those_in_lists(ranks):
         ("hierarchical", 2, "flat", "flat", "fixed"),
     ):
         assert not trees.is_loop(normal(tree))
+
+
+@pytest.mark.parametrize("rule", RULES[2:4], ids=str)
+def test_parts_that_begin_and_end_on_some_ranks_are_those_of_the_flat_plan(rule):
+    """One rank has all data at first, some get all results: ranks under mpiexec. A tile that is only written, too."""
+    graphs = [GRAPHS["looked at"](4), LU["factor"](18, 13, rule.P), QR["R"](18, 9, rule.P), multiples_graph(3)]
+    for graph in graphs:
+        for start, collect in ((2, ()), (None, (1,)), (0, range(rule.ranks))):
+            compare(graph, rule, rule.ranks, start=start, collect=tuple(collect))
 
 
 def test_more_ranks_than_the_rule_names_have_parts_without_tasks():
