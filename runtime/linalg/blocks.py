@@ -53,11 +53,11 @@ def passing(nt: int, blocks: Slabs) -> int:
 
 def tasks(nt: int, blocks: Slabs) -> int:
     """Those of a run from the beginning, without a checkpoint."""
-    total = nt * (nt + 1) * (nt + 2) // 6 + nt * (nt + 1) // 2 + nt  # with looks for NaN, and triangles cut
+    total = nt * (nt + 1) * (nt + 2) // 6 + nt * (nt + 1) + nt  # with looks for NaN, stores, and triangles cut
     for s0, s1 in blocks.bounds:
         w, below = s1 - s0, nt - s1
         cut = -(-below // blocks.height)
-        total += w + below + w * (1 + cut)  # loads and stores of what is final then
+        total += w + below  # loads of the matrix
         total += -(-s0 // blocks.chunk) * (w * (1 + cut) + below) + cut * (w * (w + 1) // 2)
     return total
 
@@ -115,7 +115,9 @@ def block_cholesky(
                 g.insert(potrf_at(volume.nb), RW(S[k, k]), label=(k,))
                 for i in range(k + 1, slab.stop):
                     g.insert(trsm, R(S[k, k]), RW(S[i, k]), label=(i, k))
+                    put(g, [S[i, k]], L, range(i, i + 1), k, volume, sums)
                 g.insert(tril, RW(S[k, k]), label=(k,))
+                put(g, [S[k, k]], L, range(k, k + 1), k, volume, sums)
                 for i in range(k + 1, slab.stop):
                     for j in range(k + 1, i):
                         g.insert(gemm, R(S[i, k]), R(S[j, k]), RW(S[i, j]), label=(i, j, k))
@@ -127,10 +129,10 @@ def block_cholesky(
                     held.fetch(L, j, (k,), above)
                 for i in rows:
                     g.insert(trsm, R(above[k, k]), RW(S[i, k]), label=(i, k))
+                    put(g, [S[i, k]], L, range(i, i + 1), k, volume, sums)
                     for j in range(k + 1, slab.stop):
                         g.insert(gemm, R(S[i, k]), R(above[j, k]), RW(S[i, j]), label=(i, j, k))
                 held.give(above)
-            put(g, [S[i, k] for i in below], L, below, k, volume, sums)
             held.give({(i, k): S[i, k] for i in below})
         if log and rows.stop == nt:
             for k in slab:

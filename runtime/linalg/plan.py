@@ -156,7 +156,7 @@ def plan(
     >>> import tilewright as tw
     >>> plan = tw.plan(tw.cholesky_graph(nt=16), tile_size=1024, memory="600MB", workers=2)
     >>> plan.tasks, plan.slabs[0], plan.memory < 600e6, plan.written == 136 * 1024**2 * 8
-    (1126, (0, 4), True, True)
+    (1246, (0, 4), True, True)
     """
     instance(graph, "graph", TaskGraph, "a TaskGraph, such as tw.cholesky_graph(nt=4)")
     nb = positive(tile_size, "tile_size")

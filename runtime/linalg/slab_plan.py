@@ -68,7 +68,7 @@ def cholesky_plan(n: int, nb: int, item: int, memory: int | None, workers: int, 
         width = max((s1 - s0 for s0, s1 in slabs.bounds), default=0)
         loads = sum((nt - s0) * -(-s0 // slabs.chunk) + (nt - s0) for s0, _ in slabs.bounds)
         passing = sum(s0 * (nt - s0) for s0, _ in slabs.bounds)
-        tasks = nt * (nt + 1) * (nt + 2) // 6 + nt * (nt + 1) // 2 + loads + 2 * nt
+        tasks = nt * (nt + 1) * (nt + 2) // 6 + nt * (nt + 1) + loads + nt
         data = whole * full + (width + slabs.chunk + 1) * ragged
         return SlabPlan(slabs, width, data, beside(tasks, workers, full), tasks, passing)
 

@@ -219,8 +219,9 @@ def slab_cholesky(
             g.insert(potrf_at(volume.nb), RW(S[k, k]), label=(k,))
             for i in range(k + 1, nt):
                 g.insert(trsm, R(S[k, k]), RW(S[i, k]), label=(i, k))
+                put(g, [S[i, k]], L, range(i, i + 1), k, volume, sums)  # each alone: its buffer is free the sooner
             g.insert(tril, RW(S[k, k]), label=(k,))
-            put(g, [S[i, k] for i in range(k, nt)], L, range(k, nt), k, volume, sums)
+            put(g, [S[k, k]], L, range(k, k + 1), k, volume, sums)
             if log:
                 rows = range(k, nt)
                 g.insert(
