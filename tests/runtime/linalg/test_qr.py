@@ -277,7 +277,8 @@ class TestPlans:
         assert (tall.tree, tall.height, tall.width) == ("binary", 4096, 64)
         assert qr_plan(10**6, 64, "float64", workers=4, here=False, ranks=4).tree[0] == "hierarchical"
         assert qr_plan(4096, 4096, "float64", workers=2, here=True).tree == "panel"
-        assert [qr_plan(n, n, "float64", workers=2, here=True)[9] for n in (1024, 2048, 4096, 8192)] == [1, 2, 4, 4]
+        plans = [qr_plan(n, n, "float64", workers=2, here=True) for n in (1024, 2048, 4095, 4096, 8192)]
+        assert [(p.width, p.across) for p in plans] == [(128, 1), (128, 2), (128, 4), (256, 2), (256, 2)]
         assert [qr_plan(4096, 4096, "float64", workers=w, here=True).tree == "panel" for w in (5, 6)] == [True, False]
         assert qr_plan(4096, 4096, "float64", workers=64, here=True).tree[0] == "hierarchical"
         assert qr_plan(4096, 4096, "float64", workers=2, here=False, ranks=2).tree[0] == "hierarchical"
