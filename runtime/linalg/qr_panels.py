@@ -15,6 +15,8 @@ __all__ = ["Panel", "Panels", "PartPanels", "TilePanels", "cuts", "eliminate", "
 
 Shape = tuple[int, ...]
 
+_AHEAD = 1
+"""Priority of panels and of what feeds the next two. The longest way is that of the last columns, which can wait."""
 
 Columns = TypeVar("Columns")
 """What one update takes: a block column, or a range of them."""
@@ -106,21 +108,22 @@ class TilePanels(Panels[range]):
         rows = range(k, self.mt)
         corner = [] if self.corner is None else [W(self.corner[0, k])]
         uses = [RW(self.A[i, k]) for i in rows], W(self.T[0, k]), *corner
-        self.g.insert(geqrf(self.mt - k), *uses, on=self._home(self.A, k))
+        self.g.insert(geqrf(self.mt - k), *uses, on=self._home(self.A, k), priority=_AHEAD)
 
     def behind(self, k: int) -> Iterator[range]:
         yield from groups(k + 1, min(k + 2, self.nt), 1)
         yield from groups(k + 2, self.nt, self.across)
 
     def update(self, k: int, j: range) -> None:
-        self.apply(k, self.A, j)
+        self.apply(k, self.A, j, priority=_AHEAD if j[0] <= k + 2 else 0)
 
-    def apply(self, k: int, X: Handles, c: range, flag: str = "C") -> None:
+    def apply(self, k: int, X: Handles, c: range, flag: str = "C", priority: float = 0) -> None:
         """Insert X_c := Q_k^H X_c, or with flag "N" Q_k X_c, for block columns beside each other."""
         rows = range(k, self.mt)
         how = [] if flag == "C" and self.corner is None else [flag] if self.corner is None else [flag, True]
         vectors, tiles = [R(self.A[i, k]) for i in rows], [RW(X[i, j]) for i in rows for j in c]
-        self.g.insert(larfb(len(rows), len(c)), vectors, R(self.T[0, k]), tiles, *how, on=self._home(X, c[0]))
+        uses = vectors, R(self.T[0, k]), tiles
+        self.g.insert(larfb(len(rows), len(c)), *uses, *how, on=self._home(X, c[0]), priority=priority)
 
 
 # ------------------------------------------------------------------ parts of tile columns

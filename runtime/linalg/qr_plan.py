@@ -51,10 +51,10 @@ def qr_plan(
     """The plan for an m x n matrix.
 
     Few columns of many rows: one column of row blocks and a binary tree (TSQR), which reads memory once. Otherwise in
-    one process panels of 128 or 256 columns as long as they feed the workers, as all but 2 % of their time is in products of
-    matrices; else domains of four tiles under a greedy tree, which feed more. With nt block columns and updates of g
-    of them the work of panels, 4 nt^3, is 0.44 nt times the chain of panels and 0.67 nt/g times that of the last
-    columns, 6 g nt^2.
+    one process panels of 128 or 256 columns as long as they feed the workers, as all but 2 % of their time is in
+    products of matrices; else domains of four tiles under a greedy tree, which feed more. With nt block columns and
+    updates of g of them the work of panels, 4 nt^3, is 0.44 nt times the chain of panels and 0.67 nt/g times that of
+    the last columns, 6 g nt^2.
 
     Parameters
     ----------
