@@ -119,7 +119,7 @@ class MpiRank(Mpi):
     ) -> Trace:
         graph, store = program.graph, program.store
         with self.agreement(run_follows=True) as facts:
-            loops = loops_of(graph, owner_for(graph, self.owner), self.comm.size)
+            loops = loops_of(graph, self.owner, self.comm.size)
             if self.gather != "none" or self.root is not None:  # who collects plans for all
                 loops = None
             with uncollected():

@@ -124,7 +124,9 @@ def loops_of(graph: TaskGraph, owner: Any, ranks: int) -> tuple[Nest, Distributi
     """
     if len(graph) < WORTH:
         return None
-    rule = near_square(ranks) if owner is None else owner
+    rule = owner
+    if owner is None:
+        rule = near_square(ranks) if graph.layout is None else graph.layout.rule
     if not isinstance(rule, Distribution) or rule.ranks > ranks or (nest := nest_of(graph)) is None:
         return None
     return nest, rule

@@ -18,13 +18,22 @@ B = random_matrix(47, 4, seed=1)
 DOMAINS = ("hierarchical", 2, "greedy", "binary")
 
 
+def scipys(a, mode):
+    """What SciPy says; to the empty ones from 1.14 on."""
+    if a.size:
+        return scipy.linalg.qr(a, mode=mode)
+    (m, n), long = a.shape, mode in ("full", "r")
+    q, r = np.eye(m, m if long else 0, dtype=a.dtype), np.zeros((m if long else 0, n), a.dtype)
+    return {"r": (r,), "raw": ((a, np.zeros(0, a.dtype)), r)}.get(mode, (q, r))
+
+
 class TestConventions:
     @pytest.mark.parametrize("dtype", DTYPES)
     @pytest.mark.parametrize("shape", [(7, 7), (9, 4), (4, 9), (1, 6), (6, 1), (0, 0), (0, 3), (3, 0)])
     def test_modes_have_the_shapes_of_scipy(self, dtype, shape):
         a = random_matrix(*shape, dtype)
         for mode in ("full", "economic", "r", "raw"):
-            found, wanted = tw.qr(a, mode=mode, tile_size=3), scipy.linalg.qr(a, mode=mode)
+            found, wanted = tw.qr(a, mode=mode, tile_size=3), scipys(a, mode)
             assert isinstance(found, tuple) and len(found) == len(wanted)
             if mode == "raw":
                 (qr, tau), r = found
