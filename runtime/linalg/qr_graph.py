@@ -96,7 +96,8 @@ def layout_of(plan: QRPlan, *_: Any) -> Layout | None:
 
         def column(handle: Handle) -> int:
             at = handle.index[0] if handle.name in ("D", "diagonal") else handle.index[1]
-            return at // plan.across % ranks  # an update writes whole groups
+            turn, place = divmod(at // plan.across, ranks)  # an update writes whole groups
+            return ranks - 1 - place if turn % 2 else place  # there and back, as later groups have more to do
 
         return Layout(ranks, column, lambda handle: ())
     owner = BlockCyclic(*plan.grid)

@@ -15,6 +15,9 @@ __all__ = ["Panel", "Panels", "PartPanels", "TilePanels", "cuts", "eliminate", "
 
 Shape = tuple[int, ...]
 
+_AHEAD = 1
+"""Priority of panels and of what feeds the next two. The longest way is that of the last columns, which can wait."""
+
 
 Columns = TypeVar("Columns")
 """What one update takes: a block column, or a range of them."""
@@ -109,7 +112,7 @@ class TilePanels(Panels[Sequence[int]]):
     def factor(self, k: int) -> None:
         corner = [] if self.corner is None else [W(self.corner[0, k])]
         uses = [RW(self.A[i, k]) for i in self.g.range(k, self.mt)], W(self.T[0, k]), *corner
-        self.g.insert(self.g.value(geqrf, self.mt - k), *uses, on=self._home(self.A, k))
+        self.g.insert(self.g.value(geqrf, self.mt - k), *uses, on=self._home(self.A, k), priority=_AHEAD)
 
     def behind(self, k: int) -> Iterator[Sequence[int]]:
         if self.across == 1:
@@ -120,16 +123,16 @@ class TilePanels(Panels[Sequence[int]]):
         yield from groups(k + 2, self.nt, self.across)
 
     def update(self, k: int, j: Sequence[int]) -> None:
-        self.apply(k, self.A, j)
+        self.apply(k, self.A, j, priority=_AHEAD if self.across > 1 and j[0] <= k + 2 else 0)
 
-    def apply(self, k: int, X: Handles, c: Sequence[int], flag: str = "C") -> None:
+    def apply(self, k: int, X: Handles, c: Sequence[int], flag: str = "C", priority: float = 0) -> None:
         """Insert X_c := Q_k^H X_c, or with flag "N" Q_k X_c, for block columns beside each other."""
         g = self.g
         how = [] if flag == "C" and self.corner is None else [flag] if self.corner is None else [flag, True]
         vectors = [R(self.A[i, k]) for i in g.range(k, self.mt)]
         tiles = [RW(X[i, j]) for i in g.range(k, self.mt) for j in c]
         larfb_k = g.value(larfb, self.mt - k, len(c))
-        g.insert(larfb_k, vectors, R(self.T[0, k]), tiles, *how, on=self._home(X, c[0]))
+        g.insert(larfb_k, vectors, R(self.T[0, k]), tiles, *how, on=self._home(X, c[0]), priority=priority)
 
 
 # ------------------------------------------------------------------ parts of tile columns
