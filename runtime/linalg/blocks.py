@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tilewright.graph import RW, Handle, R, TaskGraph
-from tilewright.linalg.slabs import AHEAD, Held, Slabs, TileBuffers, Volume, finite_at, potrf_at, put, slab_cholesky
+from tilewright.linalg.slabs import AHEAD, Slabs, TileBuffers, Transit, Volume, finite_at, potrf_at, put, slab_cholesky
 from tilewright.ops import gemm, syrk, tril, trsm
 from tilewright.storage.ops import commit
 
@@ -83,7 +83,7 @@ def block_cholesky(
     Handles ``A[i,j]`` and ``L[i,j]`` are stored tiles, the matrix and its factor; ``log`` is the checkpoint.
     """
     A, L = g.handles("A"), g.handles("L")
-    held = Held(g, memory, volume)
+    held = Transit(g, memory, volume)
     for slab, rows in groups(nt, blocks):
         diagonal = rows == slab
         S: dict[tuple[int, int], Handle] = {}

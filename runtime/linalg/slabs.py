@@ -29,7 +29,7 @@ from tilewright.storage.ops import commit, load, store
 
 __all__ = [
     "AHEAD",
-    "Held",
+    "Transit",
     "TileBuffers",
     "Slabs",
     "Strips",
@@ -189,7 +189,7 @@ def slab_cholesky(
     Handles ``A[i,j]`` and ``L[i,j]`` are stored tiles, the matrix and its factor; ``log`` is the checkpoint.
     """
     A, L = g.handles("A"), g.handles("L")
-    held = Held(g, memory, volume)
+    held = Transit(g, memory, volume)
     for s0, s1 in slabs.bounds:
         slab = range(s0, s1)
         S: dict[tuple[int, int], Handle] = {}
@@ -250,7 +250,7 @@ def put(
     volume.written += sum(volume.nbytes(i, j) for i in rows)
 
 
-class Held:
+class Transit:
     """Tiles on their way through memory."""
 
     def __init__(self, g: TaskGraph, memory: TileBuffers, volume: Volume) -> None:

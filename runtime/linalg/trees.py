@@ -201,7 +201,7 @@ def _pairs(
     stride: int,
     most: int,
 ) -> Iterator[Elimination]:
-    """Of rows first, first + stride, ... before all of ``stops``, no more than ``most``: flat or binary."""
+    """Eliminations of rows first, first + stride, ... before all of ``stops``, at most ``most``: flat or binary."""
     if name == "flat":
         for row in g.range(first + stride, g.least(*stops), stride):
             yield Elimination(k, row, first, kind)
