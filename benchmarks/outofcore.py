@@ -100,6 +100,9 @@ def _formula(routine: str, n: int, nb: int, item: int, memory: int) -> float:
         if routine == "cholesky"
         else lu_plan_in((n, n), nb, item, memory, workers)
     )
+    if plan.slabs.height:
+        nt = -(-n // nb)
+        return float((plan.passing + nt * (nt + 1)) * nb * nb * item)
     numbers = 0.0
     for s0, s1 in plan.slabs.bounds:
         a, b = s0 * nb, min(s1 * nb, n)

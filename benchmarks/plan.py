@@ -1,6 +1,6 @@
 """`tilewright bench plan`: what one of many ranks needs to plan its part, and what empty tasks cost on ranks.
 
-1. The plan of one rank of a grid for a Cholesky or LU factorisation, made from its loops in a process of its own:
+1. The plan of one rank of a grid for a Cholesky, LU or QR factorisation, made from its loops in a process of its own:
    seconds, and by how much that process grew. Beside it, for as many tasks as fit, the flat plan of the whole graph.
 2. Independent tasks that do nothing on two MPI ranks and two Dask workers: microseconds a task, from call to result.
 """
@@ -30,21 +30,24 @@ _SCRIPT = """
 import json, resource, sys, time
 import tilewright as tw
 from tilewright.linalg.lu_graph import _lu_graph
+from tilewright.linalg.qr_graph import QRPlan, _sized
+from tilewright.linalg.trees import normal
 from tilewright.passes.local import LocalPlan
 from tilewright.passes.loops import record
 from tilewright.passes.messages import MessagePlan
 way, routine, (nt, P, Q, rank, nb) = sys.argv[1], sys.argv[2], map(int, sys.argv[3:])
 size = (nt * nb, nt * nb)
-build = (lambda: tw.cholesky_graph(nt)) if routine == "cholesky" else (
-    lambda: tw.lu_graph(nt, nt, ranks=P, shape=size, tile_size=nb))
+recipe = {
+    "cholesky": lambda: (tw.cholesky_graph, (nt,)),
+    "lu": lambda: (_lu_graph, (nt, nt, "partial", "tile", P, 1, size, nb, "float64", "single", 1.0, 1)),
+    "qr": lambda: (_sized, (QRPlan(*size, nb, nb, 64, normal(("hierarchical", 4, "binary", "binary")), P, "float64"),)),
+}[routine]()
 grew = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 before, start = grew(), time.perf_counter()
 if way == "flat":
-    graph = build()
+    graph = recipe[0](*recipe[1])
     plan, tasks = MessagePlan(graph, P * Q, tw.BlockCyclic(P, Q)), len(graph)
 else:
-    recipe = (tw.cholesky_graph, (nt,)) if routine == "cholesky" else (
-        _lu_graph, (nt, nt, "partial", "tile", P, 1, size, nb, "float64", "single", 1.0, 1))
     nest = record(*recipe)
     plan, tasks = LocalPlan(nest, P * Q, rank, tw.BlockCyclic(P, Q)), nest.tasks
 part = plan.part(rank)
@@ -123,7 +126,7 @@ def command(
     n: int, nb: int, grid: tuple[int, int], flat: int, tasks: int, repeat: int, output: Path | None, as_json: bool
 ) -> None:
     """What one of many ranks needs for its plan, and what an empty task costs on ranks."""
-    routines = ("cholesky", "lu")
+    routines = ("cholesky", "lu", "qr")
     plans = [plan_of_one(-(-n // nb), grid, routine=routine, nb=nb) for routine in routines]
     if flat:
         plans += [plan_of_one(flat, grid), plan_of_one(flat, grid, flat=True)]

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from tilewright.kernels import table
-from tilewright.kernels.lapack import by_columns, lapack, letter, plain
+from tilewright.kernels.lapack import by_columns, lapack, letter
 from tilewright.kernels.scratch import room
 
 __all__ = [
@@ -34,8 +34,6 @@ __all__ = [
     "update",
 ]
 
-_BLOCK = 64  # words of LAPACK's workspace for a column
-
 
 def times(dtype: np.dtype) -> Callable[..., None]:
     """times(A, B, C, flag): C := C - op(A) B, with the same bits wherever they lie."""
@@ -50,7 +48,9 @@ def largest(tile: np.ndarray, found: np.ndarray, diagonal: bool, check: bool) ->
     """The largest absolute value, on the diagonal of the lower triangle; info 1 for a NaN or infinity."""
     read = np.tril(tile) if diagonal else tile
     with np.errstate(all="ignore"):
-        top = float(max(np.abs(read.real).max(initial=0), np.abs(read.imag).max(initial=0)))
+        parts = (read.real, read.imag) if read.dtype.kind == "c" else (read,)
+        tops = [bound for part in parts for bound in (part.max(initial=0), -part.min(initial=0))]
+        top = float(np.max(tops))  # NaN if there is one
     found[0] = top
     return int(check and not np.isfinite(top))
 
@@ -87,14 +87,12 @@ def factor(strip: np.ndarray, t: np.ndarray) -> np.ndarray:
     """Q R of a matrix by columns in memory of its own: R in its place, zeros below; T by columns; returns V^T."""
     m, n = strip.shape
     k, kind = min(m, n), letter(strip.dtype)
-    tau, work = np.empty(k, strip.dtype), np.empty(max(n, 1) * _BLOCK, strip.dtype)
-    lapack(f"{kind}geqrf", m, n, strip, m, tau, work, len(work))
+    inner = by_columns("factor T", k, k, strip.dtype)
+    inner[...] = 0
+    lapack(f"{kind}geqrt", m, n, k, strip, m, inner, max(k, 1), np.empty(max(k * n, 1), strip.dtype))
     v = room("factor", (k, m), strip.dtype)
     np.copyto(v, np.triu(strip.T[:k], 1))
     np.einsum("ii->i", v[:, :k])[...] = 1
-    inner = by_columns("factor T", k, k, strip.dtype)
-    inner[...] = 0
-    plain(f"{kind}larft", b"F", b"C", m, k, v, m, tau, inner, k)
     t[...] = inner.T
     strip[...] = np.triu(strip)
     return v
@@ -142,22 +140,20 @@ def middle(parts: Sequence[np.ndarray], products: Sequence[np.ndarray], t: np.nd
     s *= s.real.dtype.type(0.5)
 
 
-def join(part: np.ndarray, y: np.ndarray, t: np.ndarray, s: np.ndarray, both: np.ndarray) -> None:
-    """A part of V and W beside each other."""
+def join(part: np.ndarray, y: np.ndarray, t: np.ndarray, s: np.ndarray, both: np.ndarray, turned: np.ndarray) -> None:
+    """A part of V and W beside each other, and W^H and V^H below each other."""
     k = len(t)
     minus = times(t.dtype)
     both[:k], both[k:] = part, 0
     minus(y.T, t.T, both[k:].T)
     minus(part.T, s.T, both[k:].T)
+    np.conjugate(both[k:].T, out=turned[:, :k])
+    np.conjugate(part.T, out=turned[:, k:])
 
 
 def update(down: np.ndarray, along: np.ndarray, tile: np.ndarray, row: int, column: int) -> None:
     """A_ij := A_ij - V_i W_j^H - W_i V_j^H, from ``row`` and ``column`` of the tile on."""
-    k = len(along) // 2
-    right = by_columns("update", 2 * k, along.shape[1], along.dtype)
-    np.conjugate(along[k:], out=right[:k])
-    np.conjugate(along[:k], out=right[k:])
-    times(tile.dtype)(down.T, right, tile.T[row:, column:])
+    times(tile.dtype)(down.T, along.T, tile.T[row:, column:])
 
 
 # ------------------------------------------------------------------ back

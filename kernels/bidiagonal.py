@@ -1,8 +1,7 @@
 """From a general matrix to a band, by panels from the left and from the right: A := Q^H A P [1]_.
 
 Buffers have matrices by columns, as in `tilewright.kernels.band`. The band has the diagonal and b diagonals above it.
-With its rows u and columns v taken in turns, [0, B; B^H, 0] is a Hermitian band of half-width 2 b - 1 whose eigenvalues
-are plus and minus the singular values: no square of any number is formed.
+Rotations make it bidiagonal [LAPACK ?gbbrd], of which the singular values are found without any square [?bdsqr].
 
 .. [1] PLASMA pzgebrd_ge2gb.
 """
@@ -14,11 +13,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from tilewright.kernels.band import factor, shifted, times
-from tilewright.kernels.lapack import by_columns, lapack, letter
+from tilewright.kernels.lapack import by_columns, lapack, letter, real_dtype
 from tilewright.kernels.scratch import room
 from tilewright.kernels.sketch import small_svd
 
-__all__ = ["dense", "from_left", "from_right", "interleave", "row_panel", "store", "take", "values"]
+__all__ = ["dense", "from_left", "from_right", "gather", "row_panel", "store", "take", "values"]
 
 
 def take(source: np.ndarray, exponent: np.ndarray, tile: np.ndarray, adjoint: bool) -> None:
@@ -69,31 +68,36 @@ def from_right(parts: Sequence[np.ndarray], t: np.ndarray, tiles: Sequence[np.nd
         minus(second.T, adjoint, target)
 
 
-def interleave(
+def gather(
     tiles: Sequence[np.ndarray], band: np.ndarray, places: tuple[tuple[int, int], ...], first: int, b: int
 ) -> None:
-    """Columns of the Hermitian band, from ``first`` on: v_0, u_0, v_1, ...; ``places`` has where the tiles begin."""
+    """Columns of the band, from ``first`` on, as LAPACK has upper bands; ``places`` has where the tiles begin."""
     band[...] = 0
     for tile, (row, column) in zip(tiles, places, strict=True):
-        a = tile.T
-        for place in range(first, first + len(band)):
-            k, odd = divmod(place, 2)
-            if not odd and row <= k < row + len(a) and column <= k < column + a.shape[1]:
-                band[place - first, 1] = a[k - row, k - column]  # (u_k, v_k)
-            elif odd and row <= k < row + len(a):
-                low, high = max(k + 1, column), min(k + b + 1, column + a.shape[1])
-                if low < high:  # (v_j, u_k)
-                    band[place - first, 2 * (low - k) - 1 : 2 * (high - k) - 1 : 2] = a[
-                        k - row, low - column : high - column
-                    ].conj()
+        width, height = tile.shape
+        for j in range(max(first, column), min(first + len(band), column + width)):
+            low, high = max(j - b, row), min(j + 1, row + height)
+            if low < high:
+                band[j - first, low - j + b : high - j + b] = tile[j - column, low - row : high - row]
 
 
 def values(parts: Sequence[np.ndarray], exponent: np.ndarray, s: np.ndarray) -> int:
-    """Singular values, descending, of the Hermitian band that was chased."""
-    d = np.concatenate([part[:, 0].real for part in parts])
-    e = np.abs(np.concatenate([part[:, 1] for part in parts]))
-    info = lapack(f"{letter(d.dtype)}sterf", len(d), d, e)
-    s[...] = shifted(np.maximum(d[::-1][: len(s)], 0), -int(exponent[0]))
+    """Singular values, descending, of a band in parts; info > 0 if some were not found."""
+    count, width = sum(map(len, parts)), parts[0].shape[1]
+    kind, real, dtype = letter(parts[0].dtype), real_dtype(parts[0].dtype), parts[0].dtype
+    band = by_columns("band", width, count, dtype)
+    np.concatenate(parts, out=band.T)
+    d, e, one = np.zeros(count, real), np.zeros(count, real), np.zeros(1, dtype)
+    space = (
+        [np.zeros(max(count, 1), dtype), np.zeros(max(count, 1), real)]
+        if dtype.kind == "c"
+        else [np.zeros(2 * count + 1, dtype)]
+    )
+    none = [one, 1] * 3
+    lapack(f"{kind}gbbrd", b"N", count, count, 0, 0, width - 1, band, width, d, e, *none, *space)
+    kind, unused = letter(d.dtype), [np.zeros(1, real), 1] * 3
+    info = lapack(f"{kind}bdsqr", b"U", count, 0, 0, 0, d, e, *unused, np.zeros(4 * count + 1, real))
+    s[...] = shifted(d, -int(exponent[0]))
     return info
 
 

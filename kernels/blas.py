@@ -40,6 +40,7 @@ from tilewright.extras import brings, command
 
 __all__ = [
     "BULGES",
+    "CHASES",
     "MODE",
     "NAMES",
     "Library",
@@ -59,6 +60,9 @@ MODE = "MKL_CBWR"
 
 BULGES = {"s": "ssb2st_kernels", "d": "dsb2st_kernels", "c": "chb2st_kernels", "z": "zhb2st_kernels"}
 """LAPACK's kernels for one block of a bulge, by letter of the dtype: SciPy's wheels have them inside."""
+
+CHASES = {"s": "ssytrd_sb2st", "d": "dsytrd_sb2st", "c": "chetrd_hb2st", "z": "zhetrd_hb2st"}
+"""LAPACK's whole chase from a band to a tridiagonal matrix, likewise."""
 
 _MKL_SEQUENTIAL = 1  # MKL_THREADING_SEQUENTIAL of mkl_service.h
 _CBWR_BRANCH, _CBWR_OFF = 1, 1  # MKL_CBWR_BRANCH, MKL_CBWR_BRANCH_OFF of mkl_types.h

@@ -6,7 +6,8 @@ reflector on the rows s + 1 to s + b, and chases the bulge: block m of the sweep
 m b. A block of one sweep can follow when the sweep before has done one block more.
 
 The kernels for one block are LAPACK's ?sb2st_kernels, which SciPy's wheels have inside but do not promise; where they
-are not, NumPy does the same, slower.
+are not, or call a ?symv that is not sound, NumPy does the same, slower. Where nobody asks for the reflectors, the
+whole chase is one call.
 
 .. [1] LAPACK ?sytrd_sb2st; A. Haidar, H. Ltaief and J. Dongarra, Parallel reduction to condensed forms for symmetric
    eigenvalue problems using aggregated fine-grained and memory-aware kernels, SC11.
@@ -20,13 +21,13 @@ from functools import cache
 
 import numpy as np
 
-from tilewright.kernels import blas
+from tilewright.kernels import blas, symv
 from tilewright.kernels.band import times
-from tilewright.kernels.lapack import by_columns, letter, plain
+from tilewright.kernels.lapack import by_columns, inside, lapack, letter, plain, real_dtype
 from tilewright.kernels.layout import address, by_reference
 from tilewright.kernels.scratch import LINE, room
 
-__all__ = ["apply", "blocks", "chase", "compact", "gather", "kernels", "pieces", "span"]
+__all__ = ["apply", "blocks", "chase", "compact", "diagonals", "gather", "kernels", "pieces", "span"]
 
 
 def blocks(n: int, b: int, sweep: int) -> int:
@@ -153,9 +154,9 @@ def _sweep(
 
 @cache
 def kernels(kind: str) -> Callable[..., Callable[[int, int, int], None]] | None:
-    """LAPACK's kernels for one block as SciPy's own library has them inside, or None."""
+    """LAPACK's kernels for one block as SciPy's own library has them inside, or None; they call ?symv."""
     found = blas.load("openblas").inner(blas.BULGES[kind])
-    if found is None:
+    if found is None or not symv.sound(kind):
         return None
     function = found
 
@@ -222,6 +223,31 @@ def _by_numpy(
         rest -= np.outer(g * np.conj(tau[last]), g.conj() @ rest)
 
     return kernel
+
+
+def diagonals(band: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Diagonals d and e, as long as d, of a real tridiagonal matrix with the eigenvalues of a band.
+
+    ``band`` is (n, b + 1): LAPACK's lower storage. By its chase of reflectors (?sytrd_sb2st, ?hetrd_hb2st) where that
+    is inside SciPy's library and sound, else by rotations (?sbtrd), which take twice as long for wide bands.
+    """
+    (n, width), kind, real = band.shape, letter(band.dtype), real_dtype(band.dtype)
+    b = width - 1
+    d, e = np.zeros(n, real), np.zeros(n, real)
+    a = room("chase whole", band.shape, band.dtype)
+    np.copyto(a, band)
+    whole = inside(blas.CHASES[kind]) if symv.sound(kind) else None
+    if whole is None:
+        name = "hbtrd" if band.dtype.kind == "c" else "sbtrd"
+        unused, work = np.zeros(1, band.dtype), np.zeros(max(n, 1), band.dtype)
+        lapack(f"{kind}{name}", b"N", b"L", n, b, a, width, d, e, unused, 1, work)
+        return d, e
+    sizes = np.zeros(1, band.dtype), np.zeros(1, band.dtype)
+    words = b"N", b"N", b"L"
+    whole(*words, n, b, a, width, d, e, sizes[0], -1, sizes[1], -1)
+    reflectors, work = (np.zeros(max(int(size[0].real), 1), band.dtype) for size in sizes)
+    whole(*words, n, b, a, width, d, e, reflectors, len(reflectors), work, len(work))
+    return d, e
 
 
 # ------------------------------------------------------------------ back

@@ -16,7 +16,7 @@ from functools import cache, lru_cache
 from typing import NamedTuple
 
 from tilewright.extras import command
-from tilewright.kernels import blas, cpu, getrf, preference
+from tilewright.kernels import blas, cpu, getrf, preference, symv
 from tilewright.kernels.blas import Library
 from tilewright.kernels.catalogue import TILE_OPS
 
@@ -45,7 +45,7 @@ ROUTINES = {**{name: tile_op.routine for name, tile_op in TILE_OPS.items()}, "ge
 _SUBSTITUTE = {**{name: tile_op.substitute for name, tile_op in TILE_OPS.items()}, "gemv": "gemm"}
 
 
-INSIDE = tuple(f"{letter}getrf2" for letter in LETTERS) + tuple(blas.BULGES.values())
+INSIDE = tuple(f"{letter}getrf2" for letter in LETTERS) + (*blas.BULGES.values(), *blas.CHASES.values())
 """What `Choice.inside` may name."""
 
 
@@ -180,7 +180,9 @@ def _inside() -> tuple[str, ...]:
     """Those of `INSIDE` that kernels of this process take."""
     panels = [f"{letter}getrf2" for letter in LETTERS if getrf.dividing(library("getrf", letter), letter)]
     scipys = _try("openblas")
-    return (*panels, *(name for name in blas.BULGES.values() if scipys and scipys.inner(name)))
+    names = [*blas.BULGES.items(), *blas.CHASES.items()]
+    bulges = [name for kind, name in names if scipys and scipys.inner(name) and symv.sound(kind)]
+    return (*panels, *bulges)
 
 
 def adopt(wanted: Choice) -> None:

@@ -8,6 +8,7 @@ line on, so bits do not depend on where its arguments lie.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from tilewright.kernels import blas
 from tilewright.kernels.layout import address, by_reference
 from tilewright.kernels.scratch import room
 
-__all__ = ["by_columns", "lapack", "letter", "plain", "real_dtype"]
+__all__ = ["by_columns", "inside", "lapack", "letter", "plain", "real_dtype"]
 
 _LETTERS = {"f": "s", "d": "d", "F": "c", "D": "z"}
 _REAL = {"f": np.float32, "F": np.float32, "d": np.float64, "D": np.float64}
@@ -48,6 +49,23 @@ def lapack(name: str, *arguments: Any) -> int:
     info = ctypes.c_int(0)
     _routine(name)(*map(_argument, arguments), ctypes.byref(info))
     return info.value
+
+
+def inside(name: str) -> Callable[..., int] | None:
+    """A routine whose last argument is info that SciPy's library has inside but does not promise, as `lapack`; or None.
+
+    Its name is one of `tilewright.kernels.choice.INSIDE`, so that processes which compute together agree.
+    """
+    routine = blas.load("openblas").inner(name)
+    if routine is None:
+        return None
+
+    def call(*arguments: Any) -> int:
+        info = ctypes.c_int(0)
+        routine(*map(_argument, arguments), ctypes.byref(info))
+        return info.value
+
+    return call
 
 
 def _routine(name: str) -> Any:

@@ -18,6 +18,9 @@ from tilewright.kernels.scratch import room
 __all__ = ["add", "finish", "leaf", "right", "root", "small_svd", "there", "there_and_back", "top"]
 
 
+_TOGETHER = 32  # reflections that LAPACK applies at a time
+
+
 def there(tiles: Sequence[np.ndarray], exponent: np.ndarray, blocks: Sequence[np.ndarray], y: np.ndarray) -> None:
     """A block row of A X."""
     minus = times(y.dtype)
@@ -109,11 +112,15 @@ def _explicit(strip: np.ndarray) -> np.ndarray:
     """R of a matrix by columns in memory of its own, whose place Q takes."""
     m, n = strip.shape
     k, kind = min(m, n), letter(strip.dtype)
-    tau, work = np.empty(k, strip.dtype), np.empty(64 * max(n, 1), strip.dtype)
-    lapack(f"{kind}geqrf", m, n, strip, m, tau, work, len(work))
+    together = min(k, _TOGETHER)
+    t, q = by_columns("explicit T", together, k, strip.dtype), by_columns("explicit Q", m, k, strip.dtype)
+    work = np.empty(together * n, strip.dtype)
+    lapack(f"{kind}geqrt", m, n, together, strip, m, t, together, work)
     r: np.ndarray = np.triu(strip[:k])
-    name = "ungqr" if strip.dtype.kind == "c" else "orgqr"
-    lapack(f"{kind}{name}", m, k, k, strip, m, tau, work, len(work))
+    q[...] = 0
+    np.einsum("ii->i", q[:k])[...] = 1
+    lapack(f"{kind}gemqrt", b"L", b"N", m, k, k, together, strip, m, t, together, q, m, work)
+    strip[:, :k] = q
     return r
 
 

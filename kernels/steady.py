@@ -130,8 +130,9 @@ def settled(function: Kernel, written: int = 1, columns: bool = False) -> Kernel
     passed on. ``columns``: the tiles lie by columns, and a group is one strip.
     """
 
-    def settle(tile: np.ndarray, slot: int) -> np.ndarray:
-        return _settle(tile.T, slot).T if columns else _settle(tile, slot)
+    def room_for(tile: np.ndarray, slot: int, rows: int) -> np.ndarray:
+        shape = *tile.shape[:-2], rows, tile.shape[-1]
+        return _room(shape[::-1], slot, tile.dtype).T if columns else _room(shape, slot, tile.dtype)
 
     def on_copies(*arguments: Any) -> Any:
         places = [place for place, given in enumerate(arguments) if _has_tiles(given)]
@@ -139,11 +140,14 @@ def settled(function: Kernel, written: int = 1, columns: bool = False) -> Kernel
         for place in places:
             given = arguments[place]
             if isinstance(given, np.ndarray):
-                copies[place] = settle(given, place)
+                copies[place] = room_for(given, place, given.shape[-2])
+                np.copyto(copies[place], given)
             else:
-                strip = settle(np.concatenate(given), place)
                 ends = np.cumsum([len(tile) for tile in given])
+                strip = room_for(given[0], place, ends[-1])
                 copies[place] = [strip[end - len(tile) : end] for end, tile in zip(ends, given, strict=True)]
+                for target, source in zip(copies[place], given, strict=True):
+                    np.copyto(target, source)
         result = function(*copies)
         for place in places[-written:]:
             given, copy = arguments[place], copies[place]
@@ -158,14 +162,12 @@ def _has_tiles(argument: Any) -> bool:
     return isinstance(argument, list) or (isinstance(argument, np.ndarray) and argument.ndim > 1)
 
 
-def _settle(tile: np.ndarray, slot: int) -> np.ndarray:
-    *parts, rows, columns = tile.shape
-    length = -(-columns * tile.itemsize // LINE) * LINE // tile.itemsize
-    whole = room(("settled", slot), (*parts, rows, length), tile.dtype)
+def _room(shape: tuple[int, ...], slot: int, dtype: np.dtype) -> np.ndarray:
+    columns = shape[-1]
+    length = -(-columns * dtype.itemsize // LINE) * LINE // dtype.itemsize
+    whole = room(("settled", slot), (*shape[:-1], length), dtype)
     whole[..., columns:] = 0
-    copy = whole[..., :columns]
-    np.copyto(copy, tile)
-    return copy
+    return whole[..., :columns]
 
 
 # ------------------------------------------------------------------ what kernels are probed with

@@ -53,6 +53,7 @@ __all__ = [
     "register",
     "rows",
     "takes_tiles",
+    "settles",
     "unsteady",
 ]
 
@@ -261,6 +262,12 @@ def _steady(row: Row) -> Row:
         function = steady.steady(row.function, row.source, row.op, row.storage, row.accumulate)
         found = _looked_up[key] = row._replace(function=function)
     return found
+
+
+def settles(op: str, dtype: str) -> bool:
+    """Whether the kernel for tiles of one dtype works on copies of them, as its bits depend on where they lie."""
+    row = plain(op, dtype)
+    return row.function is not _rows[row[:4]][row.source].function
 
 
 def unsteady(library: str) -> list[str]:

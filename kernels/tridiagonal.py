@@ -7,14 +7,18 @@ from collections.abc import Sequence
 import numpy as np
 
 from tilewright.kernels.band import shifted
+from tilewright.kernels.bulge import diagonals
 from tilewright.kernels.lapack import lapack, letter
 
 __all__ = ["numbers", "pairs", "solve", "values"]
 
 
 def values(parts: Sequence[np.ndarray], exponent: np.ndarray, w: np.ndarray, low: int) -> int:
-    """Eigenvalues ``low`` and so on, ascending, of the band that was chased; info > 0 if some were not found."""
-    d, e, _ = _real(parts)
+    """Eigenvalues ``low`` and so on, ascending, of a band in parts: see `tilewright.kernels.bulge.diagonals`.
+
+    info > 0 if some were not found.
+    """
+    d, e = diagonals(np.concatenate(parts))
     found, info = numbers(d, e, low, len(w))
     w[...] = shifted(found, -int(exponent[0]))
     return info
@@ -23,7 +27,7 @@ def values(parts: Sequence[np.ndarray], exponent: np.ndarray, w: np.ndarray, low
 def solve(
     parts: Sequence[np.ndarray], exponent: np.ndarray, w: np.ndarray, columns: Sequence[np.ndarray], low: int
 ) -> int:
-    """The same with eigenvectors, in blocks of columns."""
+    """The same with eigenvectors, in blocks of columns, of the band that was chased."""
     d, e, phases = _real(parts)
     found, z, info = pairs(d, e, low, len(w))
     w[...] = shifted(found, -int(exponent[0]))

@@ -4,6 +4,7 @@ import gc
 import importlib.util
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -89,6 +90,13 @@ def there(name):
 def pytest_xdist_auto_num_workers():
     """``-n auto``: one more than CPUs, as tests wait for processes that start; beyond eight they wait for the longest file."""
     return min(cores() + 1, 8)
+
+
+def pytest_sessionstart(session):
+    """Processes ask over a socket how often a test was tried, before each: two short messages, so not held back for more."""
+    asked = getattr(getattr(session.config, "failures_db", None), "sock", None)
+    if asked is not None:
+        asked.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else 40 ms a test
 
 
 def begins(item):

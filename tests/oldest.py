@@ -16,7 +16,7 @@ from portable import NUMERICAL
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "out" / "oldest"
 TESTS = (*NUMERICAL, "tests/runtime/comm", "tests/runtime/passes/test_messages.py", "tests/runtime/runs/test_trace.py")
-COMPUTERS = ("this one", "no torch", "core only")
+COMPUTERS = {"this one": TESTS, "no torch": TESTS, "core only": NUMERICAL}
 SOURCES = ("oldest.txt", "constraints.txt", "pyproject.toml")
 
 
@@ -34,9 +34,14 @@ def make() -> Path:
 
 
 def main() -> int:
-    arguments = sys.argv[1:] if set(sys.argv[1:]) & set(COMPUTERS) else [*COMPUTERS, *sys.argv[1:]]
-    command = [make(), "tests/portable.py", *arguments, "--logs", FOLDER / "logs", "--tests", *TESTS]
-    return subprocess.run(command, cwd=ROOT).returncode
+    arguments = [argument for argument in sys.argv[1:] if argument not in COMPUTERS]
+    named = [name for name in COMPUTERS if name in sys.argv[1:]] or [*COMPUTERS]
+    python, ended = make(), 0
+    for tests in (TESTS, NUMERICAL):
+        if names := [name for name in named if COMPUTERS[name] is tests]:
+            command = [python, "tests/portable.py", *names, *arguments, "--logs", FOLDER / "logs", "--tests", *tests]
+            ended |= subprocess.run(command, cwd=ROOT).returncode
+    return ended
 
 
 if __name__ == "__main__":

@@ -16,3 +16,5 @@ class Layout(NamedTuple):
     ranks: int
     owner: Callable[[Handle], int]
     shape: Callable[[Handle], tuple[int, ...]]
+    rule: Callable[[int, int], int] | None = None
+    """``owner`` as a `tilewright.distribution.Distribution`, if it is one: of the first two indices of a handle."""

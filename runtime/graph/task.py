@@ -40,7 +40,7 @@ class Task:
     on: Hashable
     """Where to run, if the program said so: a rank, or a handle whose owner runs the task."""
     priority: float
-    """What the program said; larger is sooner. Policies such as critical-path compute their own."""
+    """What the program said; larger is sooner. Most policies look at it first, some compute their own."""
     groups: tuple[int, ...] = ()
     """For each argument before the parameters how many of ``uses`` it is, -1 where it is one access and no group; empty
     if none is a group."""

@@ -217,7 +217,7 @@ def _solved(
         return np.zeros(0, _real(matrix.dtype)), vectors and columns_like(call, matrix, target)
     graph = eigen_graph(n, nb, width, str(matrix.dtype), low, high, vectors, not lower, check_finite)
     data: dict[str, Any] = {"S": source, "Z": target} if vectors else {"S": source}
-    if call.here and width:
+    if call.here and width and vectors:
         data["band"] = bulge.pieces(n, width, piece(n, width), matrix.dtype)
     record = call.run(graph, data, first=matrix.check_finite if check_finite else None)
     if not width:

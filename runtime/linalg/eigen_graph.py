@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tilewright.builder import graph_builder
-from tilewright.graph import RW, Handle, Handles, Op, R, Task, TaskGraph, W
+from tilewright.graph import RW, Handle, Handles, Op, R, Task, TaskGraph, Use, W
 from tilewright.kernels import band, bulge, one_stage, tridiagonal
 from tilewright.linalg.qr_panels import Panel, PartPanels
 from tilewright.ops import in_place
@@ -62,13 +62,18 @@ def _product_flops(tiles: list[Shape], parts: list[Shape], y: Shape) -> float:
 
 
 def _update_flops(down: Shape, along: Shape, tile: Shape) -> float:
-    return 2.0 * down[0] * down[1] * along[1]
+    return 2.0 * down[0] * down[1] * along[0]
 
 
 def _chase_flops(parts: list[Shape], v: Shape, turn: Shape) -> float:
     """6 b words of work for each of the b entries of a column."""
     b = (parts[0][1] - 1) // 2
     return 6.0 * b * v[0] * sum(part[0] for part in parts)
+
+
+def _values_flops(parts: list[Shape], exponent: Shape, w: Shape) -> float:
+    """6 n^2 b, the chase."""
+    return 6.0 * (parts[0][1] - 1) * sum(part[0] for part in parts) ** 2
 
 
 def _apply_flops(forms: Shape, turned: Shape, x: Shape) -> float:
@@ -93,7 +98,6 @@ join = in_place("join", band.join, weight=0.5)
 middle = in_place("middle", band.middle, weight=0.5)
 gather = in_place("gather", bulge.gather, weight=0)
 compact = in_place("compact", bulge.compact, weight=1)
-values = in_place("values", tridiagonal.values, weight=1, explain=_not_found)
 one_values = in_place("values", one_stage.values, weight=4, explain=_not_found)
 one_solve = in_place("vectors", one_stage.solve, weight=16, explain=_not_found)
 
@@ -103,9 +107,9 @@ def _weighted(name: str, weight: float) -> Op:
     function, flops = {
         "product": (band.product, _product_flops), "update": (band.update, _update_flops),
         "chase": (bulge.chase, _chase_flops), "apply": (bulge.apply, _apply_flops),
-        "tridiag": (tridiagonal.solve, None),
+        "tridiag": (tridiagonal.solve, None), "values": (tridiagonal.values, _values_flops),
     }[name]  # fmt: skip
-    explain = _not_found if name == "tridiag" else None
+    explain = _not_found if name in ("tridiag", "values") else None
     return in_place(name, function, weight=weight, flops=flops, explain=explain)
 
 
@@ -141,6 +145,7 @@ def insert_band(g: TaskGraph, A: Handles, n: int, nb: int, b: int, dtype: str) -
         return 2 * rank(k), below_band.shape(i, k)[1]
 
     Y, P = g.handles("Y", shape=below_band.shape, dtype=dtype), g.handles("VW", shape=both, dtype=dtype)
+    H = g.handles("WV", shape=lambda i, k: both(i, k)[::-1], dtype=dtype)  # so that updates of a row need not turn it
     middles = g.handles("middle", shape=lambda k: (rank(k), rank(k)), dtype=dtype)
     for k, _, _, row in cut:
         below, part, vs = below_band.below(k), below_band.share(k), below_band.vectors(k)
@@ -151,11 +156,11 @@ def insert_band(g: TaskGraph, A: Handles, n: int, nb: int, b: int, dtype: str) -
             g.insert(_weighted("product", 6 * len(below) * part), tiles, vs, W(Y[i, k]), i - first, offset)
         g.insert(middle, vs, [R(Y[i, k]) for i in below], R(T[k]), W(middles[k]))
         for i in below:
-            g.insert(join, R(V[i, k]), R(Y[i, k]), R(T[k]), R(middles[k]), W(P[i, k]))
+            g.insert(join, R(V[i, k]), R(Y[i, k]), R(T[k]), R(middles[k]), W(P[i, k]), W(H[i, k]))
         for j in below:
             for i in range(j, nt):
                 top, left = (offset if place == first else 0 for place in (i, j))
-                g.insert(_weighted("update", 12 * part), R(P[i, k]), R(P[j, k]), RW(A[i, j]), top, left)
+                g.insert(_weighted("update", 12 * part), R(P[i, k]), R(H[j, k]), RW(A[i, j]), top, left)
     return below_band
 
 
@@ -184,22 +189,31 @@ def band_graph(g: TaskGraph, nt: int, nb: int, b: int) -> None:
     insert_band(g, g.handles("A"), nt * nb, nb, b, "float64")
 
 
+FillBand = Callable[[Handle, int, int, Handle], None]
+"""``fill_band(target, start, stop, on)`` inserts what makes these columns of the band, on the rank of ``on``."""
+
+
+def insert_gathered(g: TaskGraph, n: int, size: int, width: int, dtype: str, fill_band: FillBand) -> list[Handle]:
+    """Insert what brings the columns of a band to one rank, ``width`` entries each, in pieces of ``size`` of them."""
+    B = g.handles("band", shape=lambda p: (min(size, n - p * size), width), dtype=dtype)
+    for p, start in enumerate(range(0, n, size)):
+        fill_band(B[p], start, min(start + size, n), B[0])
+    return [B[p] for p in range(-(-n // size))]
+
+
 def insert_chase(
-    g: TaskGraph, n: int, nb: int, b: int, dtype: str, fill_band: Callable[[Handle, int, int, Handle], None]
+    g: TaskGraph, n: int, nb: int, b: int, dtype: str, fill_band: FillBand
 ) -> tuple[list[Handle], Handles]:
     """Insert the way from a band to a tridiagonal matrix; returns handles of its columns, and the reflectors.
 
     All on one rank: a sweep touches little for long. One task after the other: their kernels take microseconds, and two
     threads that hand the interpreter's lock to and fro for each wait longer than they compute. Tasks that need no more
-    than the first columns of the band come first, so they run beside what makes the last ones. ``fill_band(target,
-    start, stop, on)`` inserts what makes these columns of the band.
+    than the first columns of the band come first, so they run beside what makes the last ones.
     """
     group = chased_together(n, b)
     size = piece(n, b)
-    B = g.handles("band", shape=lambda p: (min(size, n - p * size), 2 * b + 1), dtype=dtype)
-    columns = [B[p] for p in range(-(-n // size))]
-    for p, start in enumerate(range(0, n, size)):
-        fill_band(B[p], start, min(start + size, n), B[0])
+    columns = insert_gathered(g, n, size, 2 * b + 1, dtype, fill_band)
+    B = columns
     count = sweeps(n, b)
     H = g.handles("reflectors", shape=lambda q: (min(group, count - q * group), n), dtype=dtype)
     turn = g.handle("turn", shape=1, dtype="float64")
@@ -285,17 +299,23 @@ def eigen_graph(
             on=on,
         )
 
-    columns, H = insert_chase(g, n, nb, b, dtype, fill_band)
-    parts = [R(column) for column in columns]
     if not vectors:
-        g.insert(values, parts, R(exponent), W(w), low, on=columns[0], label=())
+        columns = insert_gathered(g, n, nb, b + 1, dtype, fill_band)
+        weight = _chase_weight(n**2 // (2 * b), b, nb)
+        g.insert(_weighted("values", weight), _all(columns), R(exponent), W(w), low, on=columns[0], label=())
         return
+    columns, H = insert_chase(g, n, nb, b, dtype, fill_band)
+    parts = _all(columns)
     g.insert(
         _weighted("tridiag", 4 * nt**3), parts, R(exponent), W(w), [W(x) for x in blocks], low, on=columns[0], label=()
     )
     insert_back(g, below_band, H, blocks, n, nb, b, dtype)
     for c, x in enumerate(blocks):
         g.insert(scatter, R(x), [W(Z[i, c]) for i in range(nt)])
+
+
+def _all(handles: Sequence[Handle]) -> list[Use]:
+    return [R(handle) for handle in handles]
 
 
 def insert_back(

@@ -51,7 +51,8 @@ def solve_with(
 ) -> Solution:
     """x with A x = b by LU with this pivoting, refined; ``fall_back()`` where that is not good enough.
 
-    That is where a pivot is zero, growth is above 1 / (n u), refinement is slow, or A is singular to working precision.
+    That is where a pivot is zero, growth is above 1 / (n u), refinement is slow, or A may be singular: rcond is below
+    2 u growth.
 
     Refinement goes on until ||r||_inf <= sqrt(n) u ||A||_inf ||x||_inf for every right-hand side or a step gains less
     than a half; a backward error of n u is then good enough. ``how`` has backend, scheduler, workers and options.
@@ -63,8 +64,8 @@ def solve_with(
     factored = perf_counter()
     attempt, x, errors = refined(call, factor, pivoting, a, b, check_finite, {**plan, **how["options"]})
     rcond = factor.rcond() if attempt.status == "converged" else 0.0
-    if attempt.status == "converged" and not rcond >= 2 * unit_roundoff(x.dtype):
-        attempt = replace(attempt, status="stalled", reason=f"rcond {rcond:.1e}")
+    if attempt.status == "converged" and (reason := _singular(rcond, factor.growth, unit_roundoff(x.dtype))):
+        attempt = replace(attempt, status="stalled", reason=reason)
     if attempt.status != "converged":
         x, info = fall_back()
         info.path = (attempt, *info.path)
@@ -81,7 +82,7 @@ def distrusted(call: Call, factor: LUFactor, a: np.ndarray) -> str:
     """Why this factor of A is not good enough to be used as it is; nothing if it is.
 
     That is where a pivot is zero, growth is 1 / (n u) or more, the solution with a right-hand side of ones and minus
-    ones has a backward error above n u, or A is singular to working precision. O(n^2).
+    ones has a backward error above n u, or A may be singular: rcond is below 2 u growth. O(n^2).
     """
     n, u = factor.shape[0], unit_roundoff(factor.lu.dtype)
     if factor.info:
@@ -93,8 +94,12 @@ def distrusted(call: Call, factor: LUFactor, a: np.ndarray) -> str:
     error = float(_errors(_residual(call, a, x, b, factor.tile_size), x, b, factor.norms[2]).max(initial=0))
     if not error <= max(n, 16) * u:
         return f"backward error {error:.1e}"
-    rcond = factor.rcond()
-    return "" if rcond >= 2 * u else f"rcond {rcond:.1e}"
+    return _singular(factor.rcond(), factor.growth, u)
+
+
+def _singular(rcond: float, growth: float, u: float) -> str:
+    """What says that A may be singular, or nothing: such a factor is that of A + E with ||E|| about growth u ||A||."""
+    return "" if rcond >= 2 * u * max(growth, 1) else f"rcond {rcond:.1e}"
 
 
 def refined(

@@ -15,10 +15,11 @@ from tilewright.graph import Handle, TaskGraph
 from tilewright.host.memory import Peak, available
 from tilewright.kernels import choice
 from tilewright.kernels.move import gauge
+from tilewright.linalg.blocks import insert_cholesky
 from tilewright.linalg.call import Call
 from tilewright.linalg.keeping import Keeping
 from tilewright.linalg.slab_plan import MOVERS, SlabPlan, cholesky_plan, lu_plan_in
-from tilewright.linalg.slabs import AHEAD, Strips, TileBuffers, Volume, slab_cholesky, slab_lu
+from tilewright.linalg.slabs import AHEAD, Strips, TileBuffers, Volume, slab_lu
 from tilewright.runs.run import Run
 from tilewright.scalars import flag, real, whole
 from tilewright.schedulers import policy as find_policy
@@ -344,7 +345,8 @@ class _Job:
 
     def run(self, graph: TaskGraph, data: dict[Any, Any], plan: SlabPlan, volume: Volume) -> Run:
         """Run on the workers of the call, and threads beside them that read and write."""
-        return run_beside(self.call, graph, data, plan.memory, slabs=len(plan.slabs.bounds), width=plan.width)
+        facts: dict[str, Any] = {"slabs": len(plan.slabs.bounds), "width": plan.width, "height": plan.slabs.height}
+        return run_beside(self.call, graph, data, plan.memory, **facts)
 
 
 def run_beside(
@@ -447,9 +449,8 @@ def cholesky_by_slabs(
         volume = Volume((n, n), nb, job.item)
         graph = TaskGraph(f"cholesky by slabs nt={nt}")
         data: dict[str, Any] = {"A": StoredTiles(job.source, nb), "L": StoredTiles(job.result(), nb)}
-        memory = TileBuffers(graph.handles("buffer"), (nb, nb), plan.slabs.chunk * AHEAD)
         checked = job.checkpoint is not None
-        slab_cholesky(graph, nt, plan.slabs, first, volume, memory, check=check_finite, log=checked, sums=checked)
+        memory = insert_cholesky(graph, nt, plan.slabs, first, volume, check=check_finite, log=checked, sums=checked)
         if checked:
             data["log"] = job.checkpoint
         data["buffer"] = [np.empty(shape, job.source.dtype) for shape in memory.shapes]

@@ -55,6 +55,8 @@ class Plan:
         How many share the computing.
     slabs
         First and last block column of each slab; empty in core, and for QR, whose tiles go through pages.
+    height
+        Block rows of a slab that are in memory at a time; 0 where all are, or there are no slabs.
 
     Examples
     --------
@@ -76,6 +78,7 @@ class Plan:
     move: float
     workers: int
     slabs: tuple[tuple[int, int], ...] = ()
+    height: int = 0
 
     @property
     def fits(self) -> bool:
@@ -96,7 +99,8 @@ class Plan:
         ]
         if self.slabs:
             wide = max(b - a for a, b in self.slabs)
-            lines += [f"  slabs          {len(self.slabs)} of up to {wide} block columns"]
+            cut = f", in blocks of {self.height} block rows" if self.height else ""
+            lines += [f"  slabs          {len(self.slabs)} of up to {wide} block columns{cut}"]
         if self.read or self.written:
             lines += [
                 f"  disk           {nbytes(self.read)} read, {nbytes(self.written)} written: {seconds(self.move)}"
@@ -122,8 +126,8 @@ def plan(
     ----------
     graph
         `cholesky_graph` and `lu_graph` with partial pivoting are planned by slabs where ``memory`` is less than their
-        data, as ``tiled_cholesky(..., out=, memory=)`` works, and `qr_graph` through pages, as ``qr(..., mode="r",
-        out=, memory=)``; of any other graph all data is in memory.
+        data, as ``tiled_cholesky(..., out=, memory=)`` works, Cholesky's in blocks where these read less; and
+        `qr_graph` through pages, as ``qr(..., mode="r", out=, memory=)``. Of any other graph all data is in memory.
     tile_size
         Rows and columns of tiles; handles whose room is declared have their own size.
     dtype
@@ -152,7 +156,7 @@ def plan(
     >>> import tilewright as tw
     >>> plan = tw.plan(tw.cholesky_graph(nt=16), tile_size=1024, memory="600MB", workers=2)
     >>> plan.tasks, plan.slabs[0], plan.memory < 600e6, plan.written == 136 * 1024**2 * 8
-    (1126, (0, 4), True, True)
+    (1246, (0, 4), True, True)
     """
     instance(graph, "graph", TaskGraph, "a TaskGraph, such as tw.cholesky_graph(nt=4)")
     nb = positive(tile_size, "tile_size")
@@ -186,6 +190,7 @@ def plan(
         (read + written) / speed,
         count,
         found.slabs.bounds,
+        found.slabs.height,
     )
 
 
@@ -237,12 +242,10 @@ def _by_slabs(
     if function is cholesky_graph:
         (nt,) = arguments
         found = cholesky_plan(nt * nb, nb, item, limit, workers)
-        passing = sum(s0 * (nt - s0) for s0, _ in found.slabs.bounds)
         triangle = nt * (nt + 1) // 2
-        return found, ((triangle + passing) * tile, triangle * tile)
+        return found, ((triangle + found.passing) * tile, triangle * tile)
     if function.__name__ == "_lu_graph" and arguments[2:5:2] == ("partial", 1):
         mt, nt = arguments[:2]
         found = lu_plan_in((mt * nb, nt * nb), nb, item, limit, workers)
-        passing = sum(mt - k for s0, _ in found.slabs.bounds for k in range(min(s0, mt, nt)))
-        return found, ((2 * mt * nt + passing) * tile, 2 * mt * nt * tile)
+        return found, ((2 * mt * nt + found.passing) * tile, 2 * mt * nt * tile)
     return None, (0, 0)

@@ -10,7 +10,7 @@ import numpy as np
 
 from tilewright.arguments import is_chunked, is_tensor, like
 from tilewright.builder import graph_builder
-from tilewright.distribution import chosen_owner
+from tilewright.distribution import BlockCyclic, chosen_owner
 from tilewright.errors import SingularMatrixError
 from tilewright.graph import RW, Handle, R, TaskGraph, W
 from tilewright.kernels.move import onto
@@ -644,13 +644,15 @@ def planned(
     if tile_size is not None:
         tile_size = positive_size(tile_size, "tile_size")
     m, n = matrix.shape
-    grid = _grid(call, m, n, tree)
+    grid, several = _grid(call, m, n, tree), call.engine.rank_count(call.workers) > 1
+    owner = chosen_owner(call.options) if several else None
+    columns = call.engine.on_ranks and isinstance(owner, BlockCyclic) and owner.P == 1 and m < 2 * n
     plan = qr_plan(
         m,
         n,
         matrix.dtype,
         workers=call.count(),
-        here=not call.chunked and (call.here or (grid is not None and grid[0] == 1)),
+        here=not call.chunked and (call.here or columns or (grid is not None and grid[0] == 1)),
         ranks=call.rank_rows() if grid is None else grid[0],
         grid=grid,
         tree=tree,
@@ -659,6 +661,7 @@ def planned(
         rows=getattr(matrix, "chunk_rows", None),
         square=square,
     )
+    plan = plan._replace(gathered=several and grid is None and plan.tree == PANEL)
     matrix.source(plan.width, plan.height)
     if check and matrix.in_place and call.has_data:
         matrix.check_finite()
@@ -693,7 +696,8 @@ def _again(plan: QRPlan, check: bool) -> dict[str, Any]:
 def _grid(call: Call, m: int, n: int, tree: Any) -> tuple[int, int] | None:
     """How ranks stand if nobody said: below each other for a tall matrix, so that each has rows of all columns.
 
-    Else beside each other on MPI, so that each has whole columns, on which panels and their updates are one task.
+    Else beside each other on MPI, so that each has whole columns, on which panels and their updates are one task. Where
+    ``grid=`` or ``owner=`` says who owns what, panels are gathered: `QRPlan.gathered`.
     """
     ranks = call.engine.rank_count(call.workers)
     if ranks == 1 or chosen_owner(call.options) is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal, NamedTuple
 
 from tilewright.arguments import LAPACK
@@ -11,7 +11,7 @@ from tilewright.distribution import BlockCyclic
 from tilewright.graph import RW, Handle, Handles, Layout, Op, R, TaskGraph, W
 from tilewright.keywords import strict
 from tilewright.linalg.qr_panels import TilePanels, groups, qr_panels
-from tilewright.linalg.trees import PANEL, Elimination, Tree, eliminations, normal
+from tilewright.linalg.trees import PANEL, Elimination, Tree, column, eliminations, heads, is_loop, normal
 from tilewright.ops import (
     copy,
     geqrt,
@@ -55,6 +55,8 @@ class QRPlan(NamedTuple):
     """The P x Q ranks among which the graph itself deals out tiles; None leaves that to the engine."""
     across: int = 1
     """Tile columns that the reflections of a panel are applied to at a time, at most."""
+    gathered: bool = False
+    """Whether whole groups of tile columns go to one rank each, as ``owner=`` or the engine says where tiles live."""
 
     @property
     def mt(self) -> int:
@@ -71,6 +73,10 @@ class QRPlan(NamedTuple):
     def steps(self) -> list[list[Elimination]]:
         """By column, its eliminations."""
         return by_column(eliminations(self.tree, self.mt, self.nt, self.ranks), self.panels)
+
+    def columns_of(self, g: TaskGraph) -> Columns:
+        """The eliminations, as `qr_tiles` takes them."""
+        return columns_of(g, self.tree, self.mt, self.nt, self.ranks)
 
     def rows(self, i: int) -> int:
         """Rows of a tile in tile row i."""
@@ -90,11 +96,12 @@ def layout_of(plan: QRPlan, *_: Any) -> Layout | None:
 
         def column(handle: Handle) -> int:
             at = handle.index[0] if handle.name in ("D", "diagonal") else handle.index[1]
-            return at // plan.across % ranks  # an update writes whole groups
+            turn, place = divmod(at // plan.across, ranks)  # an update writes whole groups
+            return ranks - 1 - place if turn % 2 else place  # there and back, as later groups have more to do
 
         return Layout(ranks, column, lambda handle: ())
     owner = BlockCyclic(*plan.grid)
-    return Layout(owner.ranks, lambda handle: owner(*(*handle.index, 0, 0)[:2]), lambda handle: ())
+    return Layout(owner.ranks, lambda handle: owner(*(*handle.index, 0, 0)[:2]), lambda handle: (), owner)
 
 
 def by_column(steps: tuple[Elimination, ...], columns: int) -> list[list[Elimination]]:
@@ -102,6 +109,22 @@ def by_column(steps: tuple[Elimination, ...], columns: int) -> list[list[Elimina
     for step in steps:
         found[step.column].append(step)
     return found
+
+
+class Columns(NamedTuple):
+    """The tree of a matrix, column by column."""
+
+    heads: Callable[[int], Iterable[int]]
+    """The rows whose tiles become triangles of their own."""
+    steps: Callable[[int], Iterable[Elimination]]
+
+
+def columns_of(g: TaskGraph, tree: Tree, mt: int, nt: int, ranks: int) -> Columns:
+    """As loops where the tree is one, else from the list of its eliminations."""
+    if is_loop(tree):
+        return Columns(lambda k: heads(g, tree, k, mt, ranks), lambda k: column(g, tree, k, mt, ranks))
+    steps = by_column(eliminations(tree, mt, nt, ranks), min(mt, nt))
+    return Columns(lambda k: _heads(k, mt, steps[k]), lambda k: steps[k])
 
 
 def _heads(k: int, mt: int, steps: list[Elimination]) -> Iterator[int]:
@@ -161,7 +184,7 @@ def reflections(plan: QRPlan, i: int, k: int) -> int:
     return min(rows, plan.columns(k))
 
 
-def qr_tiles(g: TaskGraph, H: Reflections, V: Handles, mt: int, nt: int, steps: list[list[Elimination]]) -> None:
+def qr_tiles(g: TaskGraph, H: Reflections, V: Handles, mt: int, nt: int, tree: Columns) -> None:
     """Insert the tile QR factorisation by a tree [1]_, [2]_.
 
     The vectors of a triangle are copied to V, of which the updates beside it read: so they run beside the eliminations,
@@ -172,19 +195,28 @@ def qr_tiles(g: TaskGraph, H: Reflections, V: Handles, mt: int, nt: int, steps: 
     .. [2] J. Dongarra et al., Hierarchical QR factorization algorithms for multi-core clusters, Parallel Computing 39
        (2013).
     """
+    for k in g.range(min(mt, nt - 1)):
+        _eliminate(g, H, V, k, nt, tree)
+    if 0 < nt <= mt:  # nothing is beside the last column
+        _eliminate(g, H, None, nt - 1, nt, tree)
+
+
+def _eliminate(g: TaskGraph, H: Reflections, V: Handles | None, k: int, nt: int, tree: Columns) -> None:
+    """Insert what makes column k triangular, and what that does to the columns beside it."""
     A, T, S, _ = H
-    for k in range(min(mt, nt)):
-        beside = range(k + 1, nt)
-        for i in _heads(k, mt, steps[k]):
-            g.insert(geqrt, RW(A[i, k]), W(T[i, k]), *[W(V[i, k])] * bool(beside))  # A_ik = Q_ik R_ik
-            for j in beside:
-                g.insert(unmqr, R(V[i, k]), R(T[i, k]), RW(A[i, j]), "C", True)  # A_ij := Q_ik^H A_ij
-        for step in steps[k]:
-            made, done = _kernels(step)
-            b, i = step.by, step.row
-            g.insert(made, RW(A[b, k]), RW(A[i, k]), W(S[i, k]), on=A[i, k])  # (R_bk, A_ik) = Q (R_bk, 0)
-            for j in beside:
-                g.insert(done, R(A[i, k]), R(S[i, k]), RW(A[b, j]), RW(A[i, j]), on=A[i, j])
+    for i in tree.heads(k):
+        if V is None:
+            g.insert(geqrt, RW(A[i, k]), W(T[i, k]))
+            continue
+        g.insert(geqrt, RW(A[i, k]), W(T[i, k]), W(V[i, k]))  # A_ik = Q_ik R_ik
+        for j in g.range(k + 1, nt):
+            g.insert(unmqr, R(V[i, k]), R(T[i, k]), RW(A[i, j]), "C", True)  # A_ij := Q_ik^H A_ij
+    for step in tree.steps(k):
+        made, done = _kernels(step)
+        b, i = step.by, step.row
+        g.insert(made, RW(A[b, k]), RW(A[i, k]), W(S[i, k]), on=A[i, k])  # (R_bk, A_ik) = Q (R_bk, 0)
+        for j in () if V is None else g.range(k + 1, nt):
+            g.insert(done, R(A[i, k]), R(S[i, k]), RW(A[b, j]), RW(A[i, j]), on=A[i, j])
 
 
 def _kernels(step: Elimination) -> tuple[Op, Op]:
@@ -203,7 +235,7 @@ def apply(
     """Insert X := Q^H X, or with ``flag`` "N" Q X, on so many columns of tiles, of step k from ``first(k)`` on."""
     A, T, S, corner = H
     mt = plan.mt
-    panels = TilePanels(g, A, T, mt, plan.nt, plan.across, corner)
+    panels = TilePanels(g, A, T, mt, plan.nt, plan.across, corner, plan.gathered)
     steps = [] if plan.tree == PANEL else plan.steps()
     for k in range(plan.panels) if flag == "C" else reversed(range(plan.panels)):
         if plan.tree == PANEL:
@@ -234,52 +266,50 @@ def explicit(g: TaskGraph, H: Reflections, Q: Handles, plan: QRPlan, columns: in
 
 def upper(g: TaskGraph, H: Reflections, U: Handles, plan: QRPlan) -> None:
     """Insert U := R, (min(m, n), n), with zeros below the diagonal."""
-    for i in range(plan.panels):
-        for j in range(plan.nt):
-            if j < i:
-                g.insert(zero, W(U[i, j]))
-            elif i == j:
-                g.insert(triu, R(H.diagonal(i)), W(U[i, j]))
-            else:
-                g.insert(triu, R(H.A[i, j]), W(U[i, j]), False)
+    for i in g.range(plan.panels):
+        for j in g.range(i):
+            g.insert(zero, W(U[i, j]))
+        g.insert(triu, R(H.diagonal(i)), W(U[i, i]))
+        for j in g.range(i + 1, plan.nt):
+            g.insert(triu, R(H.A[i, j]), W(U[i, j]), False)
 
 
 def upper_in_place(g: TaskGraph, H: Reflections, plan: QRPlan) -> None:
     """Insert A := R, (m, n), with zeros below the diagonal, when nobody reads the reflections any more."""
-    for k in range(plan.panels):
+    for k in g.range(plan.panels):
         g.insert(triu, R(H.diagonal(k)), W(H.A[k, k]))
-    for j in range(plan.nt):
-        for i in range(j + 1, plan.mt):
+    for j in g.range(plan.nt):
+        for i in g.range(j + 1, plan.mt):
             g.insert(zero, W(H.A[i, j]))
 
 
 def make_positive(g: TaskGraph, H: Reflections, U: Handles, Q: Handles | None, plan: QRPlan) -> None:
     """Insert R := D R and Q := Q D with the signs D of the diagonal of R."""
     D = g.handles("D", shape=lambda k, _: (reflections(plan, k, k), 1), dtype="float64")
-    for k in range(plan.panels):
+    for k in g.range(plan.panels):
         g.insert(signs, R(H.diagonal(k)), W(D[k, 0]))
-        for j in range(k, plan.nt):
+        for j in g.range(k, plan.nt):
             g.insert(times_rows, R(D[k, 0]), RW(U[k, j]))
         if Q is not None:
-            for i in range(plan.mt):
+            for i in g.range(plan.mt):
                 g.insert(times_columns, R(D[k, 0]), RW(Q[i, k]))
 
 
 def fill(g: TaskGraph, A: Handles, plan: QRPlan, check: bool) -> None:
     """Insert A := S, looking for NaN and infinities."""
     S = g.handles("source")
-    for j in range(plan.nt):
-        for i in range(plan.mt):
+    for j in g.range(plan.nt):
+        for i in g.range(plan.mt):
             g.insert(copy, R(S[i, j]), W(A[i, j]), *["all"] * check)
 
 
 def insert_qr(g: TaskGraph, H: Reflections, plan: QRPlan) -> None:
     """Insert the factorisation of a plan."""
     if plan.tree == PANEL:
-        qr_panels(TilePanels(g, H.A, H.T, plan.mt, plan.nt, plan.across, H.corner))
+        qr_panels(TilePanels(g, H.A, H.T, plan.mt, plan.nt, plan.across, H.corner, plan.gathered))
         return
     V = g.handles("V", shape=lambda i, k: (plan.columns(k), plan.rows(i)), dtype=plan.dtype)
-    qr_tiles(g, H, V, plan.mt, plan.nt, plan.steps())
+    qr_tiles(g, H, V, plan.mt, plan.nt, plan.columns_of(g))
 
 
 def task_count(mt: int, nt: int, tree: Tree) -> int:
@@ -393,8 +423,7 @@ def _outline(g: TaskGraph, mt: int, nt: int, tree: Tree, ranks: int) -> None:
     if tree == PANEL:
         qr_panels(TilePanels(g, H.A, H.T, mt, nt))
     else:
-        steps = by_column(eliminations(tree, mt, nt, ranks), min(mt, nt))
-        qr_tiles(g, H, g.handles("V"), mt, nt, steps)
+        qr_tiles(g, H, g.handles("V"), mt, nt, columns_of(g, tree, mt, nt, ranks))
 
 
 @graph_builder(lambda plan: _name(plan.mt, plan.nt, plan.tree), extents=lambda plan: {"A": (plan.mt, plan.nt)})

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from tilewright.graph import Handle, R, TaskGraph
+from tilewright.kernels import table
 from tilewright.linalg.by_pages import ByPages, Destination, column_of, nothing, run_by_pages
 from tilewright.linalg.call import Call
 from tilewright.linalg.finals import Finals
@@ -112,7 +113,7 @@ def qr_by_pages(plan: QRPlan, graph: TaskGraph, finals: Finals, *, check: bool) 
         owner=partial(_owner, plan.mt) if tall else lambda handle, ranks: column_of(handle) // plan.across % ranks,
         loaded=_check(plan) if check else nothing,
         panel=plan.m * plan.width * item,
-        copies=_strip(plan) * item,
+        copies=(_strip(plan) + _settled(plan, graph)) * item,
         across=plan.across,
     )
 
@@ -120,6 +121,14 @@ def qr_by_pages(plan: QRPlan, graph: TaskGraph, finals: Finals, *, check: bool) 
 def _strip(plan: QRPlan) -> int:
     """Numbers that an update of several block columns copies, which are one matrix to it, and of its two products."""
     return (plan.m + 2 * plan.width) * plan.across * plan.width if plan.across > 1 else 0
+
+
+def _settled(plan: QRPlan, graph: TaskGraph) -> int:
+    """Numbers that kernels copy whose bits depend on where they lie: of a panel, or of two tiles one on the other."""
+    ops = {task.op.name for task in graph}
+    copied = {op for op in ops & {"geqrf", "geqrt", "tsqrt", "ttqrt"} if table.settles(op, plan.dtype)}
+    rows = plan.m if plan.tree == PANEL else plan.rows(0)
+    return (2 if copied & {"tsqrt", "ttqrt"} else len(copied)) * rows * plan.width
 
 
 def _plan(call: Call, source: Stored, tree: Any, tile_size: int | None, *, square: bool) -> QRPlan:

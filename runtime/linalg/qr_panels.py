@@ -15,6 +15,9 @@ __all__ = ["Panel", "Panels", "PartPanels", "TilePanels", "cuts", "eliminate", "
 
 Shape = tuple[int, ...]
 
+_AHEAD = 1
+"""Priority of panels and of what feeds the next two. The longest way is that of the last columns, which can wait."""
+
 
 Columns = TypeVar("Columns")
 """What one update takes: a block column, or a range of them."""
@@ -22,6 +25,8 @@ Columns = TypeVar("Columns")
 
 class Panels(ABC, Generic[Columns]):
     """The panels of a matrix: how one is factored, and what its reflections are applied to."""
+
+    g: TaskGraph
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -51,7 +56,7 @@ def qr_panels(panels: Panels[Any]) -> None:
 
     Who updates the block column of panel k + 1 first can go on with that panel while others are updated.
     """
-    for k in range(len(panels)):
+    for k in panels.g.range(len(panels)):
         eliminate(panels, k)
 
 
@@ -66,7 +71,7 @@ def groups(first: int, stop: int, across: int) -> Iterator[range]:
         first = end
 
 
-class TilePanels(Panels[range]):
+class TilePanels(Panels[Sequence[int]]):
     """Whole tile columns of ``A[i,j]``, mt x nt; the vectors of panel k stay in A, its triangle is ``T[0,k]``.
 
     Parameters
@@ -75,34 +80,59 @@ class TilePanels(Panels[range]):
         Block columns that one task updates at most; the next panel's is alone, so that it does not wait for others.
     corner
         ``corner[0,k]`` gets R of the panel; then vectors stand in A with their ones and zeros.
+    gathered
+        Tiles of a block column live on several ranks: all tasks of group x of them run where tile (x, x) lives, so that
+        a tile travels once there and back, and between them panels alone.
     """
 
     def __init__(
-        self, g: TaskGraph, A: Handles, T: Handles, mt: int, nt: int, across: int = 1, corner: Handles | None = None
+        self,
+        g: TaskGraph,
+        A: Handles,
+        T: Handles,
+        mt: int,
+        nt: int,
+        across: int = 1,
+        corner: Handles | None = None,
+        gathered: bool = False,
     ) -> None:
         self.g, self.A, self.T, self.mt, self.nt, self.across, self.corner = g, A, T, mt, nt, across, corner
+        self.gathered = gathered
 
     def __len__(self) -> int:
         return min(self.mt, self.nt)
 
-    def factor(self, k: int) -> None:
-        rows = range(k, self.mt)
-        corner = [] if self.corner is None else [W(self.corner[0, k])]
-        self.g.insert(geqrf(self.mt - k), [RW(self.A[i, k]) for i in rows], W(self.T[0, k]), *corner)
+    def _home(self, X: Handles, j: int) -> Handle | None:
+        """A tile of which the rank works on block column j of X; None for that of its tiles."""
+        if not self.gathered:
+            return None
+        group = j // self.across
+        return X[group % self.mt, group]
 
-    def behind(self, k: int) -> Iterator[range]:
+    def factor(self, k: int) -> None:
+        corner = [] if self.corner is None else [W(self.corner[0, k])]
+        uses = [RW(self.A[i, k]) for i in self.g.range(k, self.mt)], W(self.T[0, k]), *corner
+        self.g.insert(self.g.value(geqrf, self.mt - k), *uses, on=self._home(self.A, k), priority=_AHEAD)
+
+    def behind(self, k: int) -> Iterator[Sequence[int]]:
+        if self.across == 1:
+            for j in self.g.range(k + 1, self.nt):
+                yield (j,)
+            return
         yield from groups(k + 1, min(k + 2, self.nt), 1)
         yield from groups(k + 2, self.nt, self.across)
 
-    def update(self, k: int, j: range) -> None:
-        self.apply(k, self.A, j)
+    def update(self, k: int, j: Sequence[int]) -> None:
+        self.apply(k, self.A, j, priority=_AHEAD if self.across > 1 and j[0] <= k + 2 else 0)
 
-    def apply(self, k: int, X: Handles, c: range, flag: str = "C") -> None:
+    def apply(self, k: int, X: Handles, c: Sequence[int], flag: str = "C", priority: float = 0) -> None:
         """Insert X_c := Q_k^H X_c, or with flag "N" Q_k X_c, for block columns beside each other."""
-        rows = range(k, self.mt)
+        g = self.g
         how = [] if flag == "C" and self.corner is None else [flag] if self.corner is None else [flag, True]
-        vectors, tiles = [R(self.A[i, k]) for i in rows], [RW(X[i, j]) for i in rows for j in c]
-        self.g.insert(larfb(len(rows), len(c)), vectors, R(self.T[0, k]), tiles, *how)
+        vectors = [R(self.A[i, k]) for i in g.range(k, self.mt)]
+        tiles = [RW(X[i, j]) for i in g.range(k, self.mt) for j in c]
+        larfb_k = g.value(larfb, self.mt - k, len(c))
+        g.insert(larfb_k, vectors, R(self.T[0, k]), tiles, *how, on=self._home(X, c[0]), priority=priority)
 
 
 # ------------------------------------------------------------------ parts of tile columns

@@ -25,6 +25,10 @@ _NARROW = 256
 _WIDTH = 128
 """Columns of a panel: as an inner extent of products from which they are fast; the panels themselves are not."""
 
+_LONG = 4096
+"""Columns of a matrix from which panels have twice as many: products go through memory half as often, and panels, which
+are slow, are a small part of the flops."""
+
 _UPDATE = 512
 """Columns that one product of an update has at most."""
 
@@ -47,10 +51,10 @@ def qr_plan(
     """The plan for an m x n matrix.
 
     Few columns of many rows: one column of row blocks and a binary tree (TSQR), which reads memory once. Otherwise in
-    one process panels of 128 columns as long as they feed the workers, as all but 2 % of their time is in products of
-    matrices; else domains of four tiles under a greedy tree, which feed more. With nt block columns and updates of g
-    of them the work of panels, 4 nt^3, is 0.44 nt times the chain of panels and 0.67 nt/g times that of the last
-    columns, 6 g nt^2.
+    one process panels of 128 or 256 columns as long as they feed the workers, as all but 2 % of their time is in
+    products of matrices; else domains of four tiles under a greedy tree, which feed more. With nt block columns and
+    updates of g of them the work of panels, 4 nt^3, is 0.44 nt times the chain of panels and 0.67 nt/g times that of
+    the last columns, 6 g nt^2.
 
     Parameters
     ----------
@@ -75,7 +79,7 @@ def qr_plan(
     >>> plan.tree, plan.height, plan.width, plan.mt
     ('binary', 4096, 64, 245)
     >>> [qr_plan(n, n, "float64", workers=w, here=True)[2:6:3] for n, w in ((100, 2), (4096, 2), (4096, 64))]
-    [(100, 'panel'), (128, 'panel'), (128, ('hierarchical', 4, 'greedy', 'binary', 'rolling'))]
+    [(100, 'panel'), (256, 'panel'), (128, ('hierarchical', 4, 'greedy', 'binary', 'rolling'))]
     """
     import numpy as np
 
@@ -110,7 +114,7 @@ def _wide_tree(ranks: int) -> Tree:
 
 def _panel_width(k: int) -> int:
     """Columns of a panel: few, as panels are slow and each one waits for the one before."""
-    return max(k, 1) if k <= _NARROW else _WIDTH
+    return max(k, 1) if k <= _NARROW else _WIDTH if k < _LONG else 2 * _WIDTH
 
 
 def _across(nb: int, nt: int) -> int:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NoReturn
 
+from tilewright.linalg import blocks as by_blocks
 from tilewright.linalg.slabs import AHEAD, Slabs, cholesky_slabs, lu_slabs
 from tilewright.units import nbytes
 
@@ -33,6 +35,8 @@ class SlabPlan:
         Bytes of copies inside kernels, of threads, and of the graph itself.
     tasks
         Those of a run from the beginning, without a checkpoint; of an LU, of a matrix that lies by rows.
+    passing
+        Tiles of what is finished that are read again, each as often as it is.
     """
 
     slabs: Slabs
@@ -40,6 +44,7 @@ class SlabPlan:
     data: int
     beside: int
     tasks: int
+    passing: int
 
     @property
     def memory(self) -> int:
@@ -48,7 +53,10 @@ class SlabPlan:
 
 
 def cholesky_plan(n: int, nb: int, item: int, memory: int | None, workers: int, first: int = 0) -> SlabPlan:
-    """The widest slabs of a Cholesky factorisation in ``memory`` bytes. MemoryError with the least that would do."""
+    """The slabs of a Cholesky factorisation in ``memory`` bytes that read least: whole, or in blocks.
+
+    Whole ones where both read as much. MemoryError with the least that would do.
+    """
     nt = -(-n // nb)
     full, ragged = nb * nb * item, (n % nb) * nb * item
 
@@ -58,15 +66,28 @@ def cholesky_plan(n: int, nb: int, item: int, memory: int | None, workers: int, 
             return None
         slabs, whole = found
         width = max((s1 - s0 for s0, s1 in slabs.bounds), default=0)
-        passing = sum((nt - s0) * -(-s0 // slabs.chunk) + (nt - s0) for s0, _ in slabs.bounds)
-        tasks = nt * (nt + 1) * (nt + 2) // 6 + nt * (nt + 1) // 2 + passing + 2 * nt
+        loads = sum((nt - s0) * -(-s0 // slabs.chunk) + (nt - s0) for s0, _ in slabs.bounds)
+        passing = sum(s0 * (nt - s0) for s0, _ in slabs.bounds)
+        tasks = nt * (nt + 1) * (nt + 2) // 6 + nt * (nt + 1) + loads + nt
         data = whole * full + (width + slabs.chunk + 1) * ragged
-        return SlabPlan(slabs, width, data, beside(tasks, workers, full), tasks)
+        return SlabPlan(slabs, width, data, beside(tasks, workers, full), tasks, passing)
+
+    def blocks(width: int) -> SlabPlan:
+        slabs = by_blocks.cholesky_blocks(nt, first, width)
+        used = width**2 + slabs.chunk * (width + 1)
+        data = (used + by_blocks.spare(slabs)) * full + (width + slabs.chunk + 1) * ragged
+        tasks = by_blocks.tasks(nt, slabs)
+        return SlabPlan(slabs, width, data, beside(tasks, workers, full), tasks, by_blocks.passing(nt, slabs))
 
     most = nt * (nt + 1) // 2
-    return _largest(
-        fit, max(n // nb, 1), max(most, nt + 2 + AHEAD), memory, f"a Cholesky factorisation of order {n}", nb
-    )
+    whole, least = _largest(fit, max(n // nb, 1), max(most, nt + 2 + AHEAD), memory)
+    if whole is not None and not whole.passing:
+        return whole
+    cut = [blocks(width) for width in range(1, nt)]  # narrow ones have more tasks, so the least is not the first
+    fitting = [plan for plan in cut if memory is None or plan.memory <= memory]
+    found = min([*([whole] if whole else []), *fitting], key=lambda plan: plan.passing, default=None)
+    least = min([least, *(plan.memory for plan in cut)])
+    return found or _too_little(least, memory, f"a Cholesky factorisation of order {n}", nb)
 
 
 def lu_plan_in(
@@ -85,12 +106,15 @@ def lu_plan_in(
         alone = len(slabs.bounds) <= 1 and not first
         data = width * column + m * (n % nb) * item + (0 if alone else (chunk * (1 + AHEAD) + 1) * full)
         norms = 8 * mt * nt * (2 * nb + 1)
-        return SlabPlan(slabs, width, data, column + norms + beside(tasks, workers, 3 * full) + MOVERS * full, tasks)
+        more = column + norms + beside(tasks, workers, 3 * full) + MOVERS * full
+        again = sum(mt - k for s0, _ in slabs.bounds for k in range(min(s0, last)))
+        return SlabPlan(slabs, width, data, more, tasks, again)
 
     chunk = min(4, max(mt, 1))
     if memory is not None and fit(1, chunk).memory > memory:
         chunk = 1
-    return _largest(lambda width: fit(width, chunk), 1, max(nt, 1), memory, f"an LU factorisation of {m} x {n}", nb)
+    found, least = _largest(lambda width: fit(width, chunk), 1, max(nt, 1), memory)
+    return found or _too_little(least, memory, f"an LU factorisation of {m} x {n}", nb)
 
 
 def beside(tasks: int, workers: int, copies: int) -> int:
@@ -98,19 +122,23 @@ def beside(tasks: int, workers: int, copies: int) -> int:
     return tasks * _TASK + (workers + MOVERS) * _THREAD + workers * copies
 
 
+def _too_little(least: int, memory: int | None, what: str, nb: int) -> NoReturn:
+    raise MemoryError(
+        f"memory={nbytes(memory or 0)} is too little for {what} in tiles of {nb}: the least is {nbytes(least)}; a "
+        f"smaller tile_size needs less"
+    )
+
+
 def _largest(
-    fit: Callable[[int], SlabPlan | None], least: int, most: int, memory: int | None, what: str, nb: int
-) -> SlabPlan:
-    """The plan of the largest size from ``least`` to ``most`` that fits."""
+    fit: Callable[[int], SlabPlan | None], least: int, most: int, memory: int | None
+) -> tuple[SlabPlan | None, int]:
+    """The plan of the largest size from ``least`` to ``most`` that fits, and the memory of the smallest."""
     while (smallest := fit(least)) is None:
         least += 1
     if memory is None:
-        return fit(most) or smallest
+        return fit(most) or smallest, smallest.memory
     if smallest.memory > memory:
-        raise MemoryError(
-            f"memory={nbytes(memory)} is too little for {what} in tiles of {nb}: the least is "
-            f"{nbytes(smallest.memory)}; a smaller tile_size needs less"
-        )
+        return None, smallest.memory
     found, low, high = smallest, least, most + 1
     while high - low > 1:
         middle = (low + high) // 2
@@ -119,4 +147,4 @@ def _largest(
             low, found = middle, plan
         else:
             high = middle
-    return found
+    return found, smallest.memory

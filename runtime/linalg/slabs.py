@@ -29,6 +29,7 @@ from tilewright.storage.ops import commit, load, store
 
 __all__ = [
     "AHEAD",
+    "Held",
     "TileBuffers",
     "Slabs",
     "Strips",
@@ -38,6 +39,7 @@ __all__ = [
     "gauge_at",
     "lu_slabs",
     "potrf_at",
+    "put",
     "slab_cholesky",
     "slab_lu",
 ]
@@ -70,6 +72,8 @@ class Slabs(NamedTuple):
     """First block column and the one behind the last."""
     chunk: int
     """Tiles that are read together."""
+    height: int = 0
+    """Block rows of a slab that are in memory together, in `tilewright.linalg.blocks`; 0 are all."""
 
 
 # ------------------------------------------------------------------ memory
@@ -185,7 +189,7 @@ def slab_cholesky(
     Handles ``A[i,j]`` and ``L[i,j]`` are stored tiles, the matrix and its factor; ``log`` is the checkpoint.
     """
     A, L = g.handles("A"), g.handles("L")
-    held = _Held(g, memory, volume)
+    held = Held(g, memory, volume)
     for s0, s1 in slabs.bounds:
         slab = range(s0, s1)
         S: dict[tuple[int, int], Handle] = {}
@@ -215,8 +219,9 @@ def slab_cholesky(
             g.insert(potrf_at(volume.nb), RW(S[k, k]), label=(k,))
             for i in range(k + 1, nt):
                 g.insert(trsm, R(S[k, k]), RW(S[i, k]), label=(i, k))
+                put(g, [S[i, k]], L, range(i, i + 1), k, volume, sums)  # each alone: its buffer is free the sooner
             g.insert(tril, RW(S[k, k]), label=(k,))
-            _store(g, [S[i, k] for i in range(k, nt)], L, range(k, nt), k, volume, sums)
+            put(g, [S[k, k]], L, range(k, k + 1), k, volume, sums)
             if log:
                 rows = range(k, nt)
                 g.insert(
@@ -237,14 +242,15 @@ def slab_cholesky(
             held.give({(i, k): S[i, k] for i in range(k, nt)})
 
 
-def _store(
+def put(
     g: TaskGraph, buffers: Sequence[Handle], tiles: Handles, rows: range, j: int, volume: Volume, sums: bool
 ) -> None:
+    """Store tiles of block column j."""
     g.insert(store, [R(buffer) for buffer in buffers], [W(tiles[i, j]) for i in rows], sums, label=(rows[0], j))
     volume.written += sum(volume.nbytes(i, j) for i in rows)
 
 
-class _Held:
+class Held:
     """Tiles on their way through memory."""
 
     def __init__(self, g: TaskGraph, memory: TileBuffers, volume: Volume) -> None:
@@ -352,7 +358,7 @@ def slab_lu(
             if k < last:
                 g.insert(getrf(mt - k), [RW(memory(i, k)) for i in range(k, mt)], W(piv[k]), label=(k,))
                 g.insert(diag, R(memory(k, k)), W(D[k]), label=(k,))
-            _store(g, [memory(i, k) for i in range(mt)], P, range(mt), k, volume, sums)
+            put(g, [memory(i, k) for i in range(mt)], P, range(mt), k, volume, sums)
             if log:
                 more = [R(piv[k])] if k < last else []
                 g.insert(
@@ -440,7 +446,7 @@ def _exchange(g: TaskGraph, volume: Volume, mt: int, nt: int, piv: Handles, memo
             g.insert(
                 swap, [R(piv[k]) for k in range(j + 1, last)], [RW(memory(i, j)) for i in range(j + 1, mt)], label=(j,)
             )
-        _store(g, [memory(i, j) for i in range(mt)], F, range(mt), j, volume, False)
+        put(g, [memory(i, j) for i in range(mt)], F, range(mt), j, volume, False)
 
 
 def lu_slabs(nt: int, first: int, width: int, chunk: int = 4) -> Slabs:

@@ -8,9 +8,7 @@ import numpy as np
 
 from tilewright.arguments import like
 from tilewright.graph import Handle
-from tilewright.kernels import bulge
 from tilewright.linalg.call import Call
-from tilewright.linalg.eigen_graph import piece
 from tilewright.linalg.svd_graph import svd_graph, values_graph
 from tilewright.linalg.tuning import band_width, svd_plan
 from tilewright.runs.progress import ProgressOption
@@ -187,10 +185,9 @@ def svdvals(
 
     Notes
     -----
-    By tiles to a band of b + 1 diagonals, 8/3 n^3 flops (2 m n^2 + 2 n^3 where m is large, with Q R first). The band B
-    makes a Hermitian band [0, B; B^H, 0] of order 2 n and half-width 2 b - 1, whose eigenvalues are plus and minus
-    the singular values; it is made tridiagonal in 48 n^2 b flops. Nothing is squared: errors are a small multiple of
-    the roundoff times the largest singular value, for small ones as for large ones.
+    By tiles to a band of b + 1 diagonals, 8/3 n^3 flops (2 m n^2 + 2 n^3 where m is large, with Q R first). Rotations
+    make the band bidiagonal in about 8 n^2 b flops, in one task. Nothing is squared: errors are a small multiple of the
+    roundoff times the largest singular value, for small ones as for large ones.
 
     References
     ----------
@@ -230,11 +227,7 @@ def svdvals(
     if k == 0:
         return call.result(np.zeros(0, matrix.dtype.char.lower()))
     graph = values_graph((max(m, n), k), nb, width, str(matrix.dtype), m < n, check_finite)
-    data: dict[str, Any] = {"S": source}
-    if call.here:
-        wide = max(2 * width - 1, 1)
-        data["band"] = bulge.pieces(2 * k, wide, piece(2 * k, wide), matrix.dtype)
-    record = call.run(graph, data, first=matrix.check_finite if check_finite else None)
+    record = call.run(graph, {"S": source}, first=matrix.check_finite if check_finite else None)
     return call.result(record.store[Handle("s")])
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
 
 import numpy as np
 
 from tilewright.builder import graph_builder
 from tilewright.graph import RW, Handle, Handles, Op, R, Task, TaskGraph, W
 from tilewright.kernels import bidiagonal
-from tilewright.linalg.eigen_graph import insert_chase, largest, scale
+from tilewright.linalg.eigen_graph import FillBand, insert_gathered, largest, scale
 from tilewright.linalg.qr_panels import PartPanels, cuts, eliminate, panel_flops, qr_panels
 from tilewright.ops import in_place
 from tilewright.tiles import Store
@@ -33,9 +32,13 @@ def _right_flops(parts: list[Shape], t: Shape, tiles: list[Shape]) -> float:
     return 4.0 * t[0] * sum(part[1] for part in parts) * tiles[0][1]
 
 
+def _values_flops(parts: list[Shape], exponent: Shape, s: Shape) -> float:
+    """8 n^2 b, the rotations."""
+    return 8.0 * (parts[0][1] - 1) * s[0] ** 2
+
+
 take = in_place("take", bidiagonal.take, weight=0)
-interleave = in_place("interleave", bidiagonal.interleave, weight=0)
-values = in_place("values", bidiagonal.values, weight=1, explain=no_svd)
+gather = in_place("gather", bidiagonal.gather, weight=0)
 store = in_place("store", bidiagonal.store, weight=0)
 
 
@@ -45,8 +48,9 @@ def _weighted(name: str, weight: float) -> Op:
         "rows": (bidiagonal.row_panel, panel_flops),
         "right": (bidiagonal.from_right, _right_flops),
         "gesdd": (bidiagonal.dense, None),
+        "values": (bidiagonal.values, _values_flops),
     }[name]
-    return in_place(name, function, weight=weight, flops=flops, explain=no_svd if name == "gesdd" else None)
+    return in_place(name, function, weight=weight, flops=flops, explain=no_svd if name in ("gesdd", "values") else None)
 
 
 class WorkingTiles:
@@ -116,8 +120,7 @@ def insert_qr(matrix: WorkingTiles, b: int) -> PartPanels:
 def values_graph(g: TaskGraph, shape: tuple[int, int], nb: int, b: int, dtype: str, flip: bool, check: bool) -> None:
     """Singular values ``s`` of ``S[i,j]``, m >= n > 0, of which that is the conjugate transpose where ``flip``.
 
-    Q R first where m is large; then a band from the left and the right, of which a Hermitian band of order 2 n is made,
-    and of that a tridiagonal matrix.
+    Q R first where m is large; then a band from the left and the right, whose singular values one task finds.
     """
     matrix = WorkingTiles(g, shape, nb, dtype, flip, check)
     m, n = shape
@@ -133,28 +136,22 @@ def values_graph(g: TaskGraph, shape: tuple[int, int], nb: int, b: int, dtype: s
             eliminate(left, k)
         if end < n:
             eliminate(right, k)
-    columns, _ = insert_chase(g, 2 * n, nb, max(2 * b - 1, 1), dtype, _interleaved(g, matrix, b))
+    columns = insert_gathered(g, n, nb, b + 1, dtype, _upper_band(g, matrix, b))
     real = {"complex64": "float32", "complex128": "float64"}.get(dtype, dtype)
     s = g.handle("s", shape=n, dtype=real, keep=True)
-    g.insert(values, [R(column) for column in columns], R(matrix.exponent), W(s), on=columns[0], label=())
+    rotations = _weighted("values", 288 * n**2 * b / nb**3)  # 8 n^2 b flops, at a twelfth of the rate of products
+    g.insert(rotations, [R(column) for column in columns], R(matrix.exponent), W(s), on=columns[0], label=())
 
 
-def _interleaved(g: TaskGraph, matrix: WorkingTiles, b: int) -> Any:
-    """A function that inserts what fills columns of the Hermitian band."""
-    A, nb, n = matrix.A, matrix.nb, matrix.shape[1]
+def _upper_band(g: TaskGraph, matrix: WorkingTiles, b: int) -> FillBand:
+    """A function that inserts what fills columns of the band."""
+    A, nb = matrix.A, matrix.nb
 
     def insert(target: Handle, start: int, stop: int, on: Handle) -> None:
-        rows = range(start // 2 // nb, (stop - 1) // 2 // nb + 1)
-        tiles = [(i, j) for i in rows for j in range(i, min((min((i + 1) * nb, n) - 1 + b) // nb, matrix.nt - 1) + 1)]
-        g.insert(
-            interleave,
-            [R(A[place]) for place in tiles],
-            W(target),
-            tuple((i * nb, j * nb) for i, j in tiles),
-            start,
-            b,
-            on=on,
-        )
+        columns = range(start // nb, (stop - 1) // nb + 1)
+        tiles = [(i, j) for j in columns for i in range(max(max(start, j * nb) - b, 0) // nb, j + 1)]
+        corners = tuple((i * nb, j * nb) for i, j in tiles)
+        g.insert(gather, [R(A[place]) for place in tiles], W(target), corners, start, b, on=on)
 
     return insert
 

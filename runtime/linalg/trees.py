@@ -19,9 +19,22 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
+from tilewright.graph import TaskGraph
 from tilewright.scalars import choice, positive, shown, whole
 
-__all__ = ["PANEL", "TREES", "Elimination", "Tree", "check", "eliminations", "normal", "picture"]
+__all__ = [
+    "PANEL",
+    "TREES",
+    "Elimination",
+    "Tree",
+    "check",
+    "column",
+    "eliminations",
+    "heads",
+    "is_loop",
+    "normal",
+    "picture",
+]
 
 TREES = ("flat", "flat-tt", "binary", "greedy", "fibonacci")
 """Names of trees of tiles. Of hierarchical ones, which have parts of these, see `eliminations`."""
@@ -141,6 +154,63 @@ def eliminations(tree: Tree, mt: int, nt: int, ranks: int = 1) -> tuple[Eliminat
     kind: Literal["TS", "TT"] = "TS" if tree == "flat" else "TT"
     pairs = _ON_LISTS[tree.removesuffix("-tt")]
     return tuple(Elimination(k, k + row, k + by, kind) for k in range(min(mt, nt)) for row, by in pairs(mt - k))
+
+
+# ------------------------------------------------------------------ as loops
+
+
+def is_loop(tree: Tree) -> bool:
+    """Whether `column` has the eliminations of a tree: those that bounds and steps of loops describe."""
+    if isinstance(tree, str):
+        return tree in ("flat", "flat-tt", "binary")
+    return tree[:1] == (_HIERARCHICAL,) and set(tree[2:4]) <= {"flat", "binary"} and tree[4] == "rolling"
+
+
+def heads(g: TaskGraph, tree: Tree, k: int, mt: int, ranks: int = 1) -> Iterator[int]:
+    """The rows of column k whose tiles become triangles of their own, by ``g.range``, of a tree that `is_loop`."""
+    if tree == "flat":
+        yield k
+    elif isinstance(tree, str):
+        yield from g.range(k, mt)
+    else:
+        for first in g.range(k, mt, tree[1] * ranks):
+            yield from g.range(first, g.least(first + ranks, mt))
+
+
+def column(g: TaskGraph, tree: Tree, k: int, mt: int, ranks: int = 1) -> Iterator[Elimination]:
+    """The eliminations of column k, as `eliminations` has them, by ``g.range``, of a tree that `is_loop`."""
+    if isinstance(tree, str):
+        kind: Literal["TS", "TT"] = "TS" if tree == "flat" else "TT"
+        yield from _pairs(g, tree.removesuffix("-tt"), kind, k, k, (mt,), 1, mt)
+        return
+    _, a, low, high, _ = tree
+    for first in g.range(k, g.least(k + ranks, mt)):  # of each rank
+        for head in g.range(first, mt, a * ranks):
+            yield from _pairs(g, "flat", "TS", k, head, (head + a * ranks, mt), ranks, a)
+        yield from _pairs(g, low, "TT", k, first, (mt,), a * ranks, -(-mt // (a * ranks)))
+    yield from _pairs(g, high, "TT", k, k, (k + ranks, mt), 1, min(ranks, mt))
+
+
+def _pairs(
+    g: TaskGraph,
+    name: str,
+    kind: Literal["TS", "TT"],
+    k: int,
+    first: int,
+    stops: tuple[int, ...],
+    stride: int,
+    most: int,
+) -> Iterator[Elimination]:
+    """Of rows first, first + stride, ... before all of ``stops``, no more than ``most``: flat or binary."""
+    if name == "flat":
+        for row in g.range(first + stride, g.least(*stops), stride):
+            yield Elimination(k, row, first, kind)
+        return
+    step = stride
+    while step < most * stride:
+        for by in g.range(first, g.least(*(stop - step for stop in stops)), 2 * step):
+            yield Elimination(k, by + step, by, kind)
+        step *= 2
 
 
 def _flat(count: int) -> Iterator[tuple[int, int]]:

@@ -8,7 +8,7 @@ objects.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cached_property
 from itertools import islice
 from typing import Any
@@ -69,6 +69,15 @@ class Listed:
         """The uses by handle, in program order; and where those of each handle begin."""
         ends = np.cumsum(np.bincount(self.handle, minlength=len(self.calls.handles[0])))
         return np.argsort(self.handle, kind="stable"), np.concatenate([[0], ends])
+
+    @cached_property
+    def of_nothing(self) -> Array:
+        """By task, whether it is a kernel that only writes one handle."""
+        kernel = np.array([op.function is None for op in self.calls.ops], bool)
+        found: Array = kernel[np.array(self.calls.tasks[0], np.int64)] & (self.counts == 1)
+        some = np.flatnonzero(found)
+        found[some] = self.access[self.starts[some]] == _WRITE
+        return found
 
     def places(self, owner: Array) -> Array:
         """The rank of each task: `tilewright.passes.messages.place`."""
@@ -138,14 +147,24 @@ class ListedPlan(OneRank):
         How many there are, and which this is.
     owner
         Of each handle in order of first access.
+    start, collect
+        As in `tilewright.passes.messages.MessagePlan`.
 
     Notes
     -----
     O(accesses) time, in NumPy; and O(tasks of the rank).
     """
 
-    def __init__(self, graph: Listed, ranks: int, rank: int, owner: Sequence[int]) -> None:
-        super().__init__(graph.name, len(graph.counts), graph.rooms, graph.temporary, ranks, rank)
+    def __init__(
+        self,
+        graph: Listed,
+        ranks: int,
+        rank: int,
+        owner: Sequence[int],
+        start: int | None = None,
+        collect: Collection[int] = (),
+    ) -> None:
+        super().__init__(graph.name, len(graph.counts), graph.rooms, graph.temporary, ranks, rank, start, collect)
         self.graph = graph
         self._owner = np.array(owner, np.int64)
         self._place = graph.places(self._owner)
@@ -156,11 +175,21 @@ class ListedPlan(OneRank):
         self._own_uses = np.flatnonzero(np.repeat(self._place == rank, graph.counts))
         wanted = self._owner == rank
         wanted[graph.handle[self._own_uses]] = True
+        if rank == start:
+            wanted[:] = True
+        elif rank in self.collect:
+            wanted |= self._results(np.arange(len(wanted)))
         tiles = np.flatnonzero(wanted)
         lengths = np.diff(graph.by_handle[1])[tiles]
         pieces = (np.cumsum(lengths) - lengths) // _USES
         with uncollected():
             self._survey(np.split(tiles, np.flatnonzero(np.diff(pieces)) + 1) if len(tiles) else ())
+        if len(self._again):
+            self._mine = np.union1d(self._mine, self._again)
+            self._own_uses = np.flatnonzero(np.repeat(np.isin(np.arange(len(self._place)), self._mine), graph.counts))
+
+    def _of_nothing(self, tasks: Array) -> Array:
+        return self.graph.of_nothing[tasks]
 
     def pickled(self, is_memory: Callable[[Handle], bool]) -> dict[Handle, int]:
         """For handles in messages from which writer on their values travel pickled: a function's, or -1 if they are no
@@ -186,6 +215,10 @@ class ListedPlan(OneRank):
 
     def _home(self, tiles: Array) -> Array:
         return np.asarray(self._owner[tiles])
+
+    def _families(self, tiles: Array) -> list[str]:
+        names, families = self.graph.calls.names, self.graph.calls.handles[0]
+        return [names[families[tile]] for tile in tiles.tolist()]
 
     def _handles(self, tiles: Array) -> dict[int, Handle]:
         return self.graph.handles(tiles)

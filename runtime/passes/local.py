@@ -13,7 +13,7 @@ access a tile in closed form, so this takes
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -57,6 +57,8 @@ class LocalPlan(OneRank):
         How many there are, and which this is.
     owner
         Who owns which tile.
+    start, collect
+        As in `tilewright.passes.messages.MessagePlan`.
 
     Raises
     ------
@@ -69,8 +71,16 @@ class LocalPlan(OneRank):
     for the part.
     """
 
-    def __init__(self, nest: Nest, ranks: int, rank: int, owner: Distribution) -> None:
-        super().__init__(nest.name, nest.tasks, nest.rooms, nest.temporary, ranks, rank)
+    def __init__(
+        self,
+        nest: Nest,
+        ranks: int,
+        rank: int,
+        owner: Distribution,
+        start: int | None = None,
+        collect: Collection[int] = (),
+    ) -> None:
+        super().__init__(nest.name, nest.tasks, nest.rooms, nest.temporary, ranks, rank, start, collect)
         self.nest = nest
         self.names = list(nest.widest)
         self._shapes = [tuple(extents) for extents in nest.widest.values()]
@@ -124,6 +134,9 @@ class LocalPlan(OneRank):
             found.update((tile, Handle(name, index)) for tile, index in zip(tiles[mine].tolist(), indices, strict=True))
         return found
 
+    def _families(self, tiles: Array) -> list[str]:
+        return [self.names[family] for family in np.searchsorted(self._ends, tiles, side="right") - 1]
+
     def _among(self, statement: Statement, member: Member, tiles: Array) -> tuple[Array, dict[int, Array]]:
         """`Nest.accessing`, with tiles by number: which of ``tiles``, and the loop indices."""
         mine, columns = self._of_family(tiles, self.names.index(member.name))
@@ -137,14 +150,39 @@ class LocalPlan(OneRank):
     def _plan(self) -> None:
         owned = self._owned()
         seen = [owned]
+        collects = self.rank in self.collect
         self._own: list[_Own] = []
+        nothing = []
         for statement in self.nest.statements:
-            which, values = self._among(statement, statement.placed, owned)
+            tiles, alone = owned, _of_nothing(statement)
+            if alone and collects:  # what others make of nothing, too
+                family = self.names.index(statement.placed.name)
+                tiles = np.arange(self._ends[family], self._ends[family + 1])
+            which, values = self._among(statement, statement.placed, tiles)
             own = self._of(statement, values, len(which))
             self._own.append(own)
+            nothing += [own.numbers] * alone
             seen += map(np.unique, own.tiles)
+        self._nothing = np.concatenate([np.zeros(0, np.int64), *nothing])
+        if collects or self.rank == self.start:
+            everything = self.rank == self.start
+            families = [n for n, name in enumerate(self.names) if everything or name not in self.temporary]
+            seen += [np.arange(self._ends[family], self._ends[family + 1]) for family in families]
         tiles = np.unique(np.concatenate(seen))
         self._survey(tiles[start : start + _CHUNK] for start in range(0, len(tiles), _CHUNK))
+        if collects:
+            self._own = [self._mine(own) if _of_nothing(own.statement) else own for own in self._own]
+
+    def _mine(self, own: _Own) -> _Own:
+        """Those of tasks of nothing that run here."""
+        count = len(own.numbers)
+        here = self._home(self._tile(own.statement.placed, own.values, count)) == self.rank
+        here |= np.isin(own.numbers, self._again)
+        values = {loop: value[here] for loop, value in own.values.items()}
+        return _Own(own.statement, values, own.numbers[here], [own.tiles[0][here]], [own.lengths[0][here]])
+
+    def _of_nothing(self, tasks: Array) -> Array:
+        return np.isin(tasks, self._nothing)
 
     def _of(self, statement: Statement, values: dict[int, Array], count: int) -> _Own:
         """The tasks of a statement at these of the loop indices, and the tiles that they use."""
@@ -235,6 +273,11 @@ class LocalPlan(OneRank):
         labels = [None] * count if label is None else list(zip(*map(listed_here, label), strict=True))
         ops, priority = listed_here(statement.op), statement.priority
         return ((*call[:3], None, priority, *call[3:]) for call in zip(ops, used, params, groups, labels, strict=True))
+
+
+def _of_nothing(statement: Statement) -> bool:
+    """Whether its tasks only write one tile."""
+    return [member.access for member in statement.members] == [Access.WRITE] and not statement.members[0].loops
 
 
 def _in_order(which: Array, task: Array, use: Array) -> Array:

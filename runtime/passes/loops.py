@@ -81,6 +81,13 @@ class Index:
     def _asked(self, *_: Any) -> NoReturn:
         raise NotALoop("the builder asks for the value of an index")
 
+    __floordiv__ = __rfloordiv__ = __mod__ = __rmod__ = _asked
+
+    def __mul__(self, factor: Any) -> Index:
+        return self.times(factor) if type(factor) is int else self._asked()
+
+    __rmul__ = __mul__
+
     __bool__ = __index__ = __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _asked
 
     def at(self, values: dict[int, Array], rows: int) -> Array:
@@ -480,20 +487,8 @@ class Nest:
                 fits &= at(limit, beside) >= 0
         which, values = _kept(which, values, fits)
         while free:
-            number = free.pop(0)
-            low: Any = None
-            high: Any = None
-            for limit, beside in limits:
-                c = limit.coefficients.get(number, 0)
-                if not c or any(other in limit.coefficients for other in free):
-                    continue
-                rest = at(limit.put(number, Index(0)), beside)
-                if c > 0:  # c v + rest >= 0
-                    bound = -(rest // c)
-                    low = bound if low is None else np.maximum(low, bound)
-                else:
-                    bound = rest // -c
-                    high = bound if high is None else np.minimum(high, bound)
+            number, low, high = _bounded(free, limits, at)
+            free.remove(number)
             turns = np.maximum(high - low + 1, 0)
             again = np.repeat(np.arange(len(which)), turns)
             values = {other: value[again] for other, value in values.items()}
@@ -502,6 +497,32 @@ class Nest:
         for number, (index, known) in others.items():
             values[number] = index.at(values, len(which)) + known[which]
         return which, values
+
+
+def _bounded(
+    free: list[int], limits: Sequence[tuple[Index, Any]], at: Callable[[Index, Any], Array]
+) -> tuple[int, Array, Array]:
+    """The first of the loops that are left whose index is bounded from both sides without the others, and its bounds.
+
+    Of domains in steps, rows inside are bounded by the size of a domain, and with them which domain it is.
+    """
+    for number in free:
+        low: Any = None
+        high: Any = None
+        for limit, beside in limits:
+            c = limit.coefficients.get(number, 0)
+            if not c or any(other in limit.coefficients for other in free if other != number):
+                continue
+            rest = at(limit.put(number, Index(0)), beside)
+            if c > 0:  # c v + rest >= 0
+                bound = -(rest // c)
+                low = bound if low is None else np.maximum(low, bound)
+            else:
+                bound = rest // -c
+                high = bound if high is None else np.minimum(high, bound)
+        if low is not None and high is not None:
+            return number, low, high
+    raise NotALoop("a loop is bounded by others only")
 
 
 def _solution(index: tuple[Index, ...]) -> list[tuple[int, int | None]]:
@@ -556,6 +577,9 @@ def record(builder: Any, arguments: tuple[Any, ...]) -> Nest:
     nest = Nest(
         builder.title(*arguments), recorder.outer, recorder.statements, builder.formula(arguments), recorder.rooms
     )
+    for statement in nest.statements:
+        for member in statement.members:
+            nest.accessing(statement, member, [np.zeros(0, np.int64)] * len(member.index))  # NotALoop, not later
     nest.temporary |= recorder.temporary
     nest.recipe = builder, arguments
     return nest

@@ -298,6 +298,11 @@ class MessagePlan:
         task = self.graph.tasks[self.flow.writer[version]]
         return task.op.function is None and [use.access for use in task.uses] == [Access.WRITE]
 
+    @cached_property
+    def on_one_rank(self) -> bool:
+        """Whether one rank runs all tasks, and no rank waits for another."""
+        return len(set(self.places)) <= 1 and not self.anew and not self.messages
+
     def transfers(self) -> Iterator[tuple[int, int, int, int]]:
         """(source, destination, version, first reader there or beyond) of all messages, in order of those who write
         the versions. What a rank sends on comes to it before."""

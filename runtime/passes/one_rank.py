@@ -8,7 +8,7 @@ all of which both know, so parts made by each rank on its own fit together: `tes
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import cached_property
 from typing import Any, Literal
 
@@ -37,15 +37,32 @@ class OneRank(ABC):
         Of the whole graph: how it is called, how many tasks it has, `TaskGraph.rooms` and `TaskGraph.temporary`.
     ranks, rank
         How many there are, and which this is.
+    start, collect
+        As in `MessagePlan`: the rank that has all data of the run; ranks that get what is written in the end.
     """
 
     def __init__(
-        self, name: str, tasks: int, rooms: dict[str, Room], temporary: set[str], ranks: int, rank: int
+        self,
+        name: str,
+        tasks: int,
+        rooms: dict[str, Room],
+        temporary: set[str],
+        ranks: int,
+        rank: int,
+        start: int | None,
+        collect: Collection[int],
     ) -> None:
         self.name, self.tasks, self.room_of = name, tasks, rooms
         self.temporary, self.ranks, self.rank = temporary, ranks, rank
-        self._rows = np.zeros((0, 11), np.int64)
+        self.start, self.collect = start, np.array(sorted(collect), np.int64)
+        self._rows = np.zeros((0, 12), np.int64)
         self._ends_at = np.zeros((0, 3), np.int64)
+        self._again = np.zeros(0, np.int64)
+
+    @property
+    def anew(self) -> Array:
+        """The tasks of other ranks that this one runs for itself, as they make a result of nothing."""
+        return self._again
 
     @abstractmethod
     def _accesses(self, tiles: Array) -> tuple[Array, ...]:
@@ -75,6 +92,18 @@ class OneRank(ABC):
     def _handles(self, tiles: Array) -> dict[int, Handle]:
         """The handles of tiles."""
 
+    def _results(self, tiles: Array) -> Array:
+        """Whether tiles are of families whose values somebody may want after the run."""
+        return np.array([name not in self.temporary for name in self._families(tiles)], bool)
+
+    @abstractmethod
+    def _families(self, tiles: Array) -> list[str]:
+        """The names of the families of tiles."""
+
+    @abstractmethod
+    def _of_nothing(self, tasks: Array) -> Array:
+        """Whether these tasks, of which this rank may run some, are kernels that only write one tile."""
+
     @abstractmethod
     def _used(self) -> Iterable[Array]:
         """The tiles that this rank's tasks use."""
@@ -99,14 +128,14 @@ class OneRank(ABC):
         """Messages of the versions of these tiles that this rank sends or receives, and where the tiles end.
 
         Columns of a message: source, destination, tile, version, writer, reader, the two numbers by which versions of
-        one writer are ordered, position in the tree, 1 + the last reader here if a copy is to be dropped after it, and
-        1 if no task overwrites the version. Of a tile: its number, the rank that makes its final value, or -1, the rank
-        that keeps its place.
+        one writer are ordered, position in the tree, 1 + the last reader here if a copy is to be dropped after it,
+        1 if no task overwrites the version, 1 if the destination collects it. Of a tile: its number, the rank that
+        makes its final value, or -1, the rank that keeps its place.
         """
         which, task, use, written, reads, writes, place = self._accesses(tiles)
         count = len(which)
         if not count:
-            return np.zeros((0, 11), np.int64), np.zeros((0, 3), np.int64)
+            return np.zeros((0, 12), np.int64), np.zeros((0, 3), np.int64)
         starts = np.flatnonzero(np.concatenate([[True], which[1:] != which[:-1]]))
         lengths = np.diff(np.concatenate([starts, [count]]))
         through = np.cumsum(writes) - writes  # writes before
@@ -117,31 +146,55 @@ class OneRank(ABC):
         before = np.concatenate([[-1], last[:-1]])
         begin = np.repeat(starts, lengths)
         writer = np.where(before >= begin, before, -1)
-        source = np.where(writer >= 0, place[writer], self._home(tiles[which]))
+        home = self._home if self.start is None else lambda some: np.full(len(some), self.start)
+        source = np.where(writer >= 0, place[writer], home(tiles[which]))
         #   where tiles end
-        finals = np.where((version + writes)[starts + lengths - 1] > 0, 0, -1)
+        last_version = (version + writes)[starts + lengths - 1]
+        finals = np.where(last_version > 0, 0, -1)
         end_writer = last[starts + lengths - 1]
         final_place = np.where(finals >= 0, place[np.maximum(end_writer, 0)], -1)
-        keeper = np.where(reads[starts], self._home(tiles[which[starts]]), final_place)
+        keeper = np.where(reads[starts], home(tiles[which[starts]]), final_place)
         ends = np.column_stack([tiles[which[starts]], final_place, keeper])
+        #   the task that makes the next version: the first write at or after the first read of this one
+        coming = np.where(writes, rows, count)
+        coming = np.minimum.accumulate(coming[::-1])[::-1]
+        #   who collects final values reads them behind the last task
+        if len(self.collect):
+            tile = np.repeat(np.arange(len(starts)), lengths)
+            wanted = (finals >= 0) & self._results(tiles[which[starts]])
+            anew = wanted & self._of_nothing(task[end_writer])
+            anew[tile[reads & (place != source) & (writer == end_writer[tile])]] = False
+            if self.rank in self.collect:
+                self._again = np.union1d(self._again, task[end_writer[anew & (final_place != self.rank)]])
+            wanted = np.flatnonzero(wanted & ~anew)
+            for rank in self.collect:
+                which = np.concatenate([which, which[starts[wanted]]])
+                task = np.concatenate([task, np.full(len(wanted), self.tasks)])
+                place = np.concatenate([place, np.full(len(wanted), rank)])
+                reads = np.concatenate([reads, np.full(len(wanted), True)])
+                begin = np.concatenate([begin, starts[wanted]])
+                version = np.concatenate([version, last_version[wanted]])
+                source = np.concatenate([source, final_place[wanted]])
+                writer = np.concatenate([writer, end_writer[wanted]])
+                coming = np.concatenate([coming, np.full(len(wanted), count)])
         #   readers elsewhere, one row for each (version, rank)
         remote = np.flatnonzero(reads & (place != source))
         if not len(remote):
-            return np.zeros((0, 11), np.int64), ends
-        key = begin[remote] + version[remote]  # one for each version: a tile has no more of them than rows
-        concerned = np.zeros(count + 1, bool)
+            return np.zeros((0, 12), np.int64), ends
+        key = (begin + which + version)[remote]  # one for each version: a tile has one more of them than rows at most
+        concerned = np.zeros(count + len(tiles) + 1, bool)
         concerned[key[(place[remote] == self.rank) | (source[remote] == self.rank)]] = True
         remote = remote[concerned[key]]
-        key = begin[remote] + version[remote]
+        key = (begin + which + version)[remote]
         if not len(remote):
-            return np.zeros((0, 11), np.int64), ends
+            return np.zeros((0, 12), np.int64), ends
         pair = key * self.ranks + place[remote]
         order = np.argsort(pair, kind="stable")  # rows of one version and rank stay in program order
         remote, pair = remote[order], pair[order]
         firsts = np.flatnonzero(np.concatenate([[True], pair[1:] != pair[:-1]]))
         lasts = np.concatenate([firsts[1:], [len(pair)]]) - 1
         first, final = remote[firsts], task[remote[lasts]]
-        key = begin[first] + version[first]
+        key = (begin + which + version)[first]
         #   along the tree: in order of first need
         order = np.lexsort((place[first], task[first], key))
         first, final, key = first[order], final[order], key[order]
@@ -157,13 +210,10 @@ class OneRank(ABC):
         made = writer[first]
         initial = made < 0
         opened = begin[first]
-        #   the task that makes the next version: the first write at or after the first read of this one
-        coming = np.where(writes, rows, count)
-        coming = np.minimum.accumulate(coming[::-1])[::-1]
         following = coming[first]
         inside = following < opened + np.repeat(lengths, lengths)[opened]
         closed = np.where(inside, task[np.minimum(following, count - 1)], -1)
-        result = np.empty((len(mine), 11), np.int64)
+        result = np.empty((len(mine), 12), np.int64)
         result[:, 0], result[:, 1] = sender[mine], place[first]
         result[:, 2], result[:, 3] = tiles[which[first]], version[first]
         result[:, 4] = np.where(initial, -1, task[made])
@@ -171,7 +221,8 @@ class OneRank(ABC):
         result[:, 6] = np.where(initial, task[opened], written[made])
         result[:, 7] = np.where(initial, use[opened], 0)
         result[:, 8] = position
-        result[:, 9] = np.where((place[first] == self.rank) & (final != closed), final + 1, 0)
+        result[:, 11] = final == self.tasks
+        result[:, 9] = np.where((place[first] == self.rank) & (final != closed) & (final < self.tasks), final + 1, 0)
         result[:, 10] = closed < 0
         return result, ends
 
@@ -187,11 +238,13 @@ class OneRank(ABC):
         """Those of this rank, in the order of the whole plan."""
         tags: dict[tuple[int, int], int] = {}
         messages = []
-        for source, destination, tile, version, writer, reader in self._rows[:, :6].tolist():
+        for (source, destination, tile, version, writer, reader), final in zip(
+            self._rows[:, :6].tolist(), self._rows[:, 11].tolist(), strict=True
+        ):
             tag = tags.get((source, destination), 0)
             tags[source, destination] = tag + 1
             handle = self._known[tile]
-            messages.append(Message(source, destination, handle, version, tag, writer, reader, False))
+            messages.append(Message(source, destination, handle, version, tag, writer, reader, bool(final)))
         return messages
 
     def part(self, rank: int) -> Part:

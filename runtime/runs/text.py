@@ -159,6 +159,7 @@ def _disk(run: Run) -> list[str]:
     how = f"{facts['pages']:.0f} pages" if "pages" in facts else ""
     if "slabs" in facts:
         how = f"{facts['slabs']:.0f} slabs of up to {facts['width']:.0f} block columns"
+        how += f", in blocks of {facts['height']:.0f} block rows" if facts.get("height") else ""
     return [f"  disk           {nbytes(facts['read'])} read, {nbytes(facts['written'])} written, {how}"]
 
 

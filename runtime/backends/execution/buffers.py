@@ -13,7 +13,7 @@ import numpy as np
 
 from tilewright.rooms import Outline
 
-__all__ = ["Spare", "itemsize_of", "kind", "layout", "memory", "view", "wrap"]
+__all__ = ["Spare", "itemsize_of", "kind", "layout", "memory", "span", "view", "wrap"]
 
 _ALIGNMENT = 64
 _MEMORY = (np.ndarray, np.memmap, Outline)
@@ -40,6 +40,30 @@ def view(value: Any) -> np.ndarray | None:
             return None
         array = value.view(integer).numpy()
     return array
+
+
+def span(value: Any) -> tuple[int, int]:
+    """Addresses where the memory of an array or a tensor begins and ends; (0, 0) of what has none that is plain."""
+    if isinstance(value, np.ndarray):
+        start: int = value.__array_interface__["data"][0]
+        strides = value.strides
+        contiguous, size, itemsize = value.flags.c_contiguous, value.size, value.itemsize
+    elif value.is_cpu and value.layout is sys.modules["torch"].strided:
+        start, strides = value.data_ptr(), ()
+        contiguous, size, itemsize = value.is_contiguous(), value.numel(), value.element_size()
+        if not contiguous:
+            strides = tuple(stride * itemsize for stride in value.stride())
+    else:
+        return 0, 0
+    if not size:
+        return 0, 0
+    if contiguous:
+        return start, start + size * itemsize
+    end = start + itemsize
+    for extent, stride in zip(value.shape, strides, strict=True):
+        start += min((extent - 1) * stride, 0)
+        end += max((extent - 1) * stride, 0)
+    return start, end
 
 
 def itemsize_of(value: Any) -> int:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.exceptions import TooHardError
 
-from tilewright.backends.execution.buffers import view
+from tilewright.backends.execution.buffers import span, view
 from tilewright.backends.execution.returned import may_change
 from tilewright.graph import Handle, TaskGraph
 from tilewright.tiles import Store, TiledMatrix
@@ -87,7 +87,7 @@ def _check_group(graph: TaskGraph, store: Store, members: list[_Member]) -> None
     for name, value, changed in members:
         if isinstance(value, np.ndarray):
             if value.size:
-                pieces.append(_Piece(*_bounds(value), name, value, changed))
+                pieces.append(_Piece(*span(value), name, value, changed))
             continue
         first, written = objects.setdefault(id(value), (name, changed))
         if first != name and (changed or written):
@@ -132,14 +132,6 @@ def _share(one: np.ndarray, other: np.ndarray) -> bool:
         return np.shares_memory(one, other, max_work=_WORK)  # type: ignore[arg-type]
     except TooHardError:
         return False
-
-
-def _bounds(array: np.ndarray) -> tuple[int, int]:
-    start = end = array.__array_interface__["data"][0]
-    for extent, stride in zip(array.shape, array.strides, strict=True):
-        start += min((extent - 1) * stride, 0)
-        end += max((extent - 1) * stride, 0)
-    return start, end + array.itemsize
 
 
 def _shared(one: Handle | str, other: Handle | str) -> ValueError:

@@ -170,10 +170,8 @@ class Program:
         found = []
         for handle, value, elsewhere in zip(writes, values, held, strict=True):
             own = elsewhere and value is not self.store[handle]
-            kept = returned.copied(value) if own or pieces.share(value) else value
-            if len(writes) > 1:
-                pieces.add(kept)
-            found.append(kept)
+            shared = pieces.share(value)
+            found.append(returned.copied(value) if own or shared else value)
         return found
 
 

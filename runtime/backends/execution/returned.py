@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from tilewright.arguments import is_tensor
-from tilewright.backends.execution.buffers import view
+from tilewright.backends.execution.buffers import span
 
 __all__ = ["Pieces", "copied", "held", "may_change"]
 
@@ -26,8 +26,6 @@ _CONTAINERS = frozenset((list, dict, set, bytearray))
 _PLAIN = frozenset((int, float, complex, bool, str, bytes, type(None), np.float64, np.float32, np.int64, np.bool_))
 
 _FIXED_CONTAINERS = (tuple, frozenset)
-
-_NOTHING = np.empty(0)
 
 _PARTS = ("data", "indices", "indptr", "row", "col", "offsets")
 """Arrays that a sparse matrix of SciPy may consist of."""
@@ -52,34 +50,28 @@ class Pieces:
     def __init__(self, values: Iterable[Any]) -> None:
         self._objects: set[int] = set()
         self._plain: list[Any] = []
-        self._seen: list[np.ndarray] = []
-        for value in values:
-            self.add(value)
-
-    def add(self, value: Any) -> None:
-        """Have a value as well."""
+        self._seen: list[tuple[int, int]] = []
         objects: list[Any] = []
-        _collect(value, objects, self._plain)
+        for value in values:
+            _collect(value, objects, self._plain)
         self._objects.update(map(id, objects))
 
     def share(self, value: Any) -> bool:
-        """Whether a value and one of these are one object that may change, or have memory in common."""
-        if not self._objects and not self._plain:
-            return False
+        """Whether a value and one of these are one object that may change, or have memory in common; it joins them."""
         objects: list[Any] = []
         plain: list[Any] = []
         _collect(value, objects, plain)
-        if not self._objects.isdisjoint(map(id, objects)):
-            return True
-        if not self._plain or not plain:
-            return False
-        arrays = _memories(plain)
-        return any(np.may_share_memory(one, other) for one in self._arrays() for other in arrays)
+        names = set(map(id, objects))
+        common = not names.isdisjoint(self._objects) or self._overlap(plain)
+        self._objects |= names
+        self._plain += plain
+        return common
 
-    def _arrays(self) -> list[np.ndarray]:
-        """The memory of arrays and tensors, looked at where there is another to compare it with."""
-        self._seen += _memories(self._plain[len(self._seen) :])
-        return self._seen
+    def _overlap(self, plain: list[Any]) -> bool:
+        if not plain or not self._plain:
+            return False
+        self._seen += map(span, self._plain[len(self._seen) :])  # looked at where there is other to compare it with
+        return any(low < end and start < high for start, end in map(span, plain) for low, high in self._seen)
 
 
 def copied(value: Any) -> Any:
@@ -109,20 +101,11 @@ def _collect(value: Any, objects: list[Any], plain: list[Any]) -> None:
         objects.append(value)
         if not value.requires_grad:
             plain.append(value)
-    elif may_change(value):
+    elif kind is not _Kind.HASHED or may_change(value):
         objects.append(value)
-        if hasattr(value, "nnz"):
+        if kind is _Kind.SPARSE:
             parts = (getattr(value, name, None) for name in _PARTS)
             plain.extend(part for part in parts if isinstance(part, np.ndarray))
-
-
-def _memories(values: list[Any]) -> list[np.ndarray]:
-    """The memory of each; of what has none that is plain, such as a tensor elsewhere, nothing."""
-    arrays = []
-    for value in values:
-        array = value if isinstance(value, np.ndarray) else view(value)
-        arrays.append(_NOTHING if array is None else array)
-    return arrays
 
 
 class _Kind(Enum):
@@ -130,6 +113,7 @@ class _Kind(Enum):
     ARRAY = auto()
     CONTAINER = auto()
     TENSOR = auto()
+    SPARSE = auto()
     OBJECT = auto()
     HASHED = auto()
 
@@ -146,6 +130,8 @@ def _kind(of: type) -> _Kind:
     torch: Any = sys.modules.get("torch")
     if torch is not None and issubclass(of, torch.Tensor):
         return _Kind.TENSOR
+    if hasattr(of, "nnz"):
+        return _Kind.SPARSE
     if any("__call__" in vars(base) for base in of.__mro__):
         return _Kind.FIXED
     return _Kind.OBJECT if of.__hash__ in (None, object.__hash__) else _Kind.HASHED

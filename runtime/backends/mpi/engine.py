@@ -156,7 +156,7 @@ class MpiPool(Mpi):
         ranks = self._ranks(workers, graph)
         each = per_rank(workers, ranks)
         rank_of = owners(owner_for(graph, self.owner), ranks)
-        loops = loops_of(graph, owner_for(graph, self.owner), ranks)
+        loops = loops_of(graph, self.owner, ranks)
         with uncollected():
             order: Order = by_handle(graph, rank_of) if loops is None else loops[1], None, ()
         pool = self.pool or pools.default(ranks)

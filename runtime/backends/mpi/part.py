@@ -17,7 +17,7 @@ from tilewright.backends.execution.buffers import Spare, kind, memory, view, wra
 from tilewright.backends.execution.program import Program
 from tilewright.backends.execution.rooms import provide
 from tilewright.backends.mpi.agreement import Agreement, Clock, agreement
-from tilewright.backends.mpi.courier import MpiCourier, Wires
+from tilewright.backends.mpi.courier import MpiCourier, Wires, calm
 from tilewright.backends.mpi.options import fewest_cores
 from tilewright.backends.ranks.outcome import Order, Outcome, failed_at, freeze, plan_of, ran
 from tilewright.backends.ranks.pickling import dumps
@@ -57,7 +57,7 @@ def run_part(
     agreed: Agreement | None = None,
     pins: Sequence[int] | None = None,
 ) -> list[Outcome]:
-    """Run this rank's part of ``graph``, and tell all ranks how it went. Collective.
+    """Run this rank's part of ``graph``; how it went on all ranks, or with ``deliver`` on this one. Collective.
 
     ``graph`` may be loops, or tasks in arrays, of which each rank plans its own part. ``pins`` are its workers' CPUs.
 
@@ -90,7 +90,9 @@ def run_part(
         facts["clock"] = Clock(socket.gethostname(), perf_counter())
     began = _common_clock(facts["everywhere"], comm.rank)
     team.began = began
-    courier.start()
+    alone = isinstance(plan, MessagePlan) and plan.on_one_rank
+    if not alone:
+        courier.start()
     try:
         with limits(program.uses_functions):
             if workers == 1 and progress is None:
@@ -101,13 +103,21 @@ def run_part(
     except BaseException as error:  # Ctrl-C
         team.failures.append((plan.tasks, error))
         team.stop()
-    courier.finish()
+    if not alone:
+        courier.finish()
     if team.failures:
         settle_all()  # what of a checkpoint waits for the disk
     with uncollected():
         outcome = _outcome(team, courier, plan, began, deliver)._replace(grown=grown.bytes())
-    outcomes = lines.data.allgather(outcome)
-    for _ in range(sum(o.announced for r, o in enumerate(outcomes) if r != comm.rank) - courier.heard):
+    if deliver:  # whoever called tells the ranks apart
+        outcomes = [outcome]
+        announced = 0 if alone else lines.data.allreduce(int(courier.announced))
+    else:
+        if alone:
+            calm(lines.data.Ibarrier())
+        outcomes = lines.data.allgather(outcome)
+        announced = sum(outcome.announced for outcome in outcomes)
+    for _ in range(announced - courier.announced - courier.heard):
         courier.hear()
     del team.courier  # a cycle would keep the run's memory until the garbage is collected
     for handle, room in rooms.items():

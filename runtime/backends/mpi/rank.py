@@ -188,7 +188,7 @@ def _run(comm: MPI.Intracomm, job: Job, mappings: Mappings, spare: Spare, progra
                 if job.key >= 0:
                     programs[job.key] = graph, order
                 data, scheduler = loads(job.contents, mappings)
-            outcomes = run_part(
+            (outcome,) = run_part(
                 comm,
                 graph,
                 Store(data),
@@ -205,7 +205,7 @@ def _run(comm: MPI.Intracomm, job: Job, mappings: Mappings, spare: Spare, progra
             )
     except Exception as error:
         return freeze(error)
-    return outcomes[comm.rank]
+    return outcome
 
 
 if __name__ == "__main__":

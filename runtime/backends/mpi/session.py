@@ -23,7 +23,7 @@ from tilewright.backends.mpi.options import Mpi, how, per_rank
 from tilewright.backends.mpi.part import own_cores, run_part, wires
 from tilewright.backends.mpi.rank_home import RankHome
 from tilewright.backends.ranks.home import copied
-from tilewright.backends.ranks.outcome import Order, loops_of, merge, planned, planned_needs
+from tilewright.backends.ranks.outcome import Order, listed_of, loops_of, merge, planned, planned_needs
 from tilewright.backends.ranks.segments import like
 from tilewright.distribution import by_handle, chosen_owner, owner_for, owners
 from tilewright.graph import Handle, TaskGraph
@@ -107,9 +107,13 @@ class MpiRank(Mpi):
 
     def _order(self, graph: TaskGraph) -> Order:
         """What the plan of a run is made with."""
-        collect = {"all": tuple(range(self.comm.size)), "root": (self.root or 0,), "none": ()}[self.gather]
         owner = by_handle(graph, owners(owner_for(graph, self.owner), self.comm.size))
-        return owner, self.root, collect
+        return owner, self.root, self._collect
+
+    @property
+    def _collect(self) -> tuple[int, ...]:
+        """The ranks that get all results."""
+        return {"all": tuple(range(self.comm.size)), "root": (self.root or 0,), "none": ()}[self.gather]
 
     def rank_count(self, workers: int | None) -> int:
         return int(self.comm.size)
@@ -119,18 +123,17 @@ class MpiRank(Mpi):
     ) -> Trace:
         graph, store = program.graph, program.store
         with self.agreement(run_follows=True) as facts:
-            loops = loops_of(graph, owner_for(graph, self.owner), self.comm.size)
-            if self.gather != "none" or self.root is not None:  # who collects plans for all
-                loops = None
             with uncollected():
-                order: Order = self._order(graph) if loops is None else (loops[1], None, ())
+                loops = loops_of(graph, self.owner, self.comm.size)
+                order: Order = self._order(graph) if loops is None else (loops[1], self.root, self._collect)
+                planned_as = listed_of(graph) if loops is None else loops[0]
             each = per_rank(workers, self.comm.size, self.own)
             facts["graph"] = f"{graph.name!r} ({len(graph)} tasks, checksum {_checksum(graph)})"
             facts["owner"] = f"{_rule(self.owner)} (checksum {zlib.crc32(repr(order[0]).encode())})"
             facts["data"] = _layouts(program)
         outcomes = run_part(
             self.comm,
-            graph if loops is None else loops[0],
+            planned_as,
             store,
             scheduler,
             each,

@@ -100,14 +100,14 @@ def plan_of(graph: TaskGraph | Nest | Listed, ranks: int, rank: int, order: Orde
     key = ranks, rank, order
     known = _own.get(graph)
     if known is None or known[0] != key:
-        owner = order[0]
+        owner, start, collect = order
         plan: OneRank
         if isinstance(graph, Nest):
             assert isinstance(owner, Distribution)
-            plan = LocalPlan(graph, ranks, rank, owner)
+            plan = LocalPlan(graph, ranks, rank, owner, start, collect)
         else:
             assert isinstance(owner, tuple)
-            plan = ListedPlan(graph, ranks, rank, owner)
+            plan = ListedPlan(graph, ranks, rank, owner, start, collect)
         known = _own[graph] = key, plan
     return known[1]
 
@@ -124,7 +124,9 @@ def loops_of(graph: TaskGraph, owner: Any, ranks: int) -> tuple[Nest, Distributi
     """
     if len(graph) < WORTH:
         return None
-    rule = near_square(ranks) if owner is None else owner
+    rule = owner
+    if owner is None:
+        rule = near_square(ranks) if graph.layout is None else graph.layout.rule
     if not isinstance(rule, Distribution) or rule.ranks > ranks or (nest := nest_of(graph)) is None:
         return None
     return nest, rule
@@ -170,6 +172,8 @@ def ran(team: Any, plan: MessagePlan | OneRank, began: float) -> np.ndarray:
     rows = np.concatenate(tables)
     if isinstance(plan, MessagePlan) and plan.anew:
         rows = rows[np.array(plan.places)[rows[:, 0].astype(int)] == team.rank]
+    elif isinstance(plan, OneRank) and len(plan.anew):
+        rows = rows[~np.isin(rows[:, 0], plan.anew)]
     return rows
 
 

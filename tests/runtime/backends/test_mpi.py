@@ -175,6 +175,22 @@ def test_parts_of_lu_that_ranks_make_from_loops_give_the_same_bits_and_messages(
         assert sorted(m[:4] for m in local.run.trace.messages) == sorted(m[:4] for m in flat.run.trace.messages)
 
 
+def test_parts_of_qr_that_ranks_make_from_loops_give_the_same_bits_and_messages(
+    pool: tw.mpi.Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a = np.random.default_rng(6).standard_normal((170, 130))
+    for grid, tree in (((3, 1), ("hierarchical", 2, "binary", "flat")), ((1, 3), "binary")):
+        options: dict[str, Any] = {"tile_size": 20, "backend": "mpi", "pool": pool, "grid": grid, "tree": tree}
+        flat, planned = tw.qr(a, mode="r", return_run=True, **options)
+        monkeypatch.setattr("tilewright.backends.ranks.outcome.WORTH", 0)
+        monkeypatch.setattr("tilewright.backends.mpi.engine.by_handle", None)  # nobody asks for all owners
+        local, run = tw.qr(a, mode="r", return_run=True, **options)
+        monkeypatch.undo()
+        np.testing.assert_array_equal(local, flat)
+        run.trace.check()
+        assert sorted(m[:4] for m in run.trace.messages) == sorted(m[:4] for m in planned.trace.messages)
+
+
 @pytest.mark.parametrize("dtype", ["f", "d", "F", "D"])
 def test_residual_passes_the_threshold_of_lapack(pool: tw.mpi.Pool, dtype: str) -> None:
     """||A - L L^H||_1 / (n ||A||_1 u) < 30."""
@@ -1002,6 +1018,7 @@ SAME = {
     "two_workers_a_rank": [True, 6],
     "functions_change_the_data_of_every_rank": [[1, 2, 3, 4, 5, 6], 6.0, [10.0, 10.0]],
     "tensor_from_root": [True, "torch.float32"],
+    "parts_of_ranks_that_collect": [True] * 3,
     "zeros_are_not_sent": [True, 0, 21 * 2],
     "agreements": [1, 1, 2, 1, 1, 1, 1, 2],  # the last: after the run, whether NaN was the cause
     "rows_are_missing_on_one_rank": "ValueError",

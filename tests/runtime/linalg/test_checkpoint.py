@@ -125,6 +125,21 @@ def test_the_upper_triangle_goes_on(here, stops):
     assert np.array_equal(found, tw.tiled_cholesky(a, lower=False, tile_size=NB))
 
 
+@pytest.mark.parametrize("memory", [("100kB", "200kB"), ("200kB", "100kB"), ("100kB", "100kB")])
+def test_slabs_and_blocks_of_them_go_on_from_each_other(here, stops, memory):
+    a = matrix(tw.tiled_cholesky)
+    how = {"checkpoint": "run", "tile_size": NB, "out": "L.npy", "workers": 2}
+    stops(1)
+    with pytest.raises(Stopped):
+        tw.tiled_cholesky(a, memory=memory[0], **how)
+    stops(None)
+    found, run = tw.tiled_cholesky(a, memory=memory[1], resume=True, return_run=True, **how)
+    assert np.array_equal(found, tw.tiled_cholesky(a, tile_size=NB))
+    assert bool(run.trace.facts["height"]) == (memory[1] == "100kB")
+    loads = [use.handle for task in run.graph if task.op.name == "load" for use in task.uses]
+    assert {handle.index[1] for handle in loads if handle.name == "A"} == set(range(1, 8))
+
+
 @pytest.mark.parametrize("shape", [(90, 200), (200, 90)])
 def test_matrices_of_any_shape_go_on(here, stops, shape):
     a = random_matrix(*shape)
@@ -283,7 +298,7 @@ def test_a_checksum_tells_where_a_number_is_and_not_how_it_lies():
         assert len({checksum(a), checksum(np.asfortranarray(a)), checksum(large[::2, ::3])}) == 1
         for place in ((0, 0), (5, 4), (2, 3)):
             b = a.copy()
-            b[place] = np.nextafter(b[place].real, 9)
+            b[place] = np.nextafter(b[place].real, b.real.dtype.type(9))
             assert checksum(b) != checksum(a)
         assert len({checksum(a), checksum(a[::-1]), checksum(a[:, ::-1]), checksum(a[[1, 0, 2, 3, 4, 5]])}) == 4
 

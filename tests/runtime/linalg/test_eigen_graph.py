@@ -31,7 +31,7 @@ def test_panels_begin_where_the_band_of_the_one_before_ends():
 
 
 def test_chases_take_turns_and_run_beside_what_makes_the_band():
-    g = eigen_graph(400, 100, 4, "float64", 0, 400, False, False, True)
+    g = eigen_graph(400, 100, 4, "float64", 0, 400, True, False, True)
     chases = [task for task in g if task.op.name == "chase"]
     assert all(one.index in other.predecessors for one, other in pairwise(chases))
     before, todo = set(), [chases[0].index]
@@ -45,7 +45,7 @@ def test_chases_take_turns_and_run_beside_what_makes_the_band():
 
 def test_every_block_of_every_sweep_is_chased_once():
     for n, b in ((40, 3), (41, 4), (9, 2), (3, 2)):
-        g = eigen_graph(n, 12, b, "float64", 0, n, False, False, True)
+        g = eigen_graph(n, 12, b, "float64", 0, n, True, False, True)
         seen = []
         for task in g:
             if task.op.name == "chase":

@@ -12,9 +12,10 @@ from again import measures_the_machine
 from matrices import DTYPES, po_matrix, random_matrix
 
 import tilewright as tw
-from tilewright.linalg import qr_plan, slab_plan
+from tilewright.linalg import qr_outside, qr_plan, slab_plan
+from tilewright.linalg.blocks import insert_cholesky
 from tilewright.linalg.slab_plan import cholesky_plan, lu_plan_in
-from tilewright.linalg.slabs import AHEAD, TileBuffers, Volume, slab_cholesky
+from tilewright.linalg.slabs import Volume
 
 N, NB = 230, 32
 
@@ -111,36 +112,53 @@ class TestCholesky:
     def test_of_nothing(self, here):
         assert tw.tiled_cholesky(np.zeros((0, 0)), out="L.npy").shape == (0, 0)
 
-    def test_reads_and_writes_are_those_of_the_scheme(self, here):
-        n, nb = 256, 32
+    @pytest.mark.parametrize(
+        ("tiles", "height", "passing"),
+        [
+            (60, 0, 4 * 12 + 9 * 7),
+            (12, 2, sum(2 * j * (2 * (8 - j) + 14 - 2 * j) + (7 - j) * 3 for j in range(8))),
+            (7, 1, sum(j * (16 - j + 15 - j) + 15 - j for j in range(16))),
+        ],
+        ids=["slabs", "blocks", "tiles"],
+    )
+    def test_reads_and_writes_are_those_of_the_scheme(self, here, tiles, height, passing):
+        n, nb = 256, 16
         a = spd(n)
         np.save("a.npy", a)
         source = tw.TileFunction(lambda i, j: a[i * nb : i * nb + nb, j * nb : j * nb + nb], (n, n), nb)
-        cap = quarter(cholesky_plan, n, nb, 8)
+        cap = (tiles + 2) * nb * nb * 8  # beside the buffers a tile for each worker
         plan = cholesky_plan(n, nb, 8, cap, 2)
+        assert (plan.slabs.height, plan.passing) == (height, passing)
         tw.tiled_cholesky(source, out="L.npy", memory=cap, workers=2)
         tw.tiled_cholesky("a.npy", out="M.npy", memory=cap, tile_size=nb, workers=2)
         tile, nt = nb * nb * 8, n // nb
-        passing = sum(s0 * (nt - s0) for s0, _ in plan.slabs.bounds)
         run = tw.tiled_cholesky("a.npy", out="N.npy", memory=cap, tile_size=nb, workers=2, return_run=True)[1]
         moved = {"load": 0, "store": 0}
         for task in run.graph:
             if task.op.name in moved:
                 moved[task.op.name] += sum(len(use.handle.index) == 1 for use in task.uses) * tile
         assert moved == {"load": (nt * (nt + 1) // 2 + passing) * tile, "store": nt * (nt + 1) // 2 * tile}
-        assert len(run.graph) == plan.tasks
+        assert len(run.graph) == plan.tasks and (run.trace.facts["read"], run.trace.facts["written"]) == (
+            moved["load"],
+            moved["store"],
+        )
+        assert ("in blocks of" in str(run)) == bool(height)
+        wanted = tw.tiled_cholesky(a, tile_size=nb)
+        assert all(np.array_equal(np.load(name), wanted) for name in ("L.npy", "M.npy", "N.npy"))
 
     @pytest.mark.parametrize("n", [31, 64, 200, 230, 500])
     def test_buffers_are_no_more_than_the_plan_has(self, n):
         nt = -(-n // NB)
         least = quarter(cholesky_plan, n, NB, 8)
-        for times in (1, 1.3, 1.7, 2.5, 4):
-            plan = cholesky_plan(n, NB, 8, int(least * times), 2)
-            g = tw.TaskGraph("slabs")
-            memory = TileBuffers(g.handles("buffer"), (NB, NB), plan.slabs.chunk * AHEAD)
-            slab_cholesky(g, nt, plan.slabs, 0, Volume((n, n), NB, 8), memory, check=True, log=False, sums=False)
+        few = [(tiles + 2) * NB * NB * 8 for tiles in (9, 12, 16)]  # blocks, where there are enough tiles
+        for cap in (*few, *(int(least * times) for times in (1, 1.3, 1.7, 2.5, 4))):
+            plan = cholesky_plan(n, NB, 8, cap, 2)
+            g, volume = tw.TaskGraph("slabs"), Volume((n, n), NB, 8)
+            memory = insert_cholesky(g, nt, plan.slabs, 0, volume, check=True, log=False, sums=False)
             assert sum(rows * columns * 8 for rows, columns in memory.shapes) <= plan.data
             assert len(g) == plan.tasks
+            if n % NB == 0:
+                assert volume.read == (nt * (nt + 1) // 2 + plan.passing) * NB * NB * 8
 
 
 class TestLU:
@@ -217,6 +235,20 @@ class TestQR:
             q, r = tw.qr(a, mode="economic", positive=positive)
             assert np.array_equal(Q, q) and np.array_equal(R, r) and run.planned <= cap
         assert memory == "least" or run.trace.facts["read"] <= 3 * a.nbytes
+
+    @pytest.mark.parametrize(("shape", "tree", "op", "copied"), [
+        ((3010, 7), "auto", "geqrt", 288 * 7), ((3010, 7), "auto", "ttqrt", 2 * 288 * 7), ((200, 90), "panel", "geqrf", 200 * NB),
+    ])  # fmt: skip
+    def test_what_kernels_copy_whose_bits_depend_on_the_place_is_counted(
+        self, here, monkeypatch, shape, tree, op, copied
+    ):
+        monkeypatch.setattr(qr_plan, "_LEAF", 1 << 14)
+        np.save("a.npy", random_matrix(*shape))
+        how = {"workers": 2, "tree": tree} | ({"tile_size": NB} if tree == "panel" else {})
+        monkeypatch.setattr(qr_outside.table, "settles", lambda name, dtype: False)
+        least = least_for_qr("a.npy", **how)
+        monkeypatch.setattr(qr_outside.table, "settles", lambda name, dtype: name == op)
+        assert least_for_qr("a.npy", **how) - least == pytest.approx(2 * 8 * copied, rel=0.02)
 
     def test_r_alone_of_a_tall_matrix_reads_it_once_and_writes_no_more_than_r(self, here, monkeypatch):
         monkeypatch.setattr(qr_plan, "_LEAF", 1 << 14)
@@ -369,8 +401,8 @@ class TestRefusals:
             (tw.tiled_cholesky, "a Cholesky factorisation of order 230"),
             (tw.lu_factor, "an LU factorisation of 230 x 230"),
         ):
-            with pytest.raises(MemoryError, match=f"memory=100 KiB is too little for {name} in tiles of 32") as error:
-                call("a.npy", out="L.npy", memory=100 * 1024, tile_size=NB)
+            with pytest.raises(MemoryError, match=f"memory=40 KiB is too little for {name} in tiles of 32") as error:
+                call("a.npy", out="L.npy", memory=40 * 1024, tile_size=NB)
             assert left(here) == ["a.npy"]
             least = re.search(r"the least is ([\d.]+) KiB", str(error.value))[1]
             call("a.npy", out="L.npy", memory=f"{float(least) + 1}KiB", tile_size=NB, overwrite_out=True)

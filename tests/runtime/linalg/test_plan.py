@@ -29,6 +29,18 @@ def test_a_factorisation_by_slabs_takes_what_was_planned(tmp_path):
             assert word in text, text
 
 
+def test_blocks_are_planned_where_they_read_less(tmp_path):
+    with patch.object(slab_plan, "_TASK", 0), patch.object(slab_plan, "_THREAD", 0):
+        a = random_matrix(512, 512)
+        a = a @ a.T + 512 * np.eye(512)
+        how = {"tile_size": 32, "memory": 14 * 32 * 32 * 8, "workers": 2}
+        plan = tw.plan(tw.cholesky_graph(nt=16), **how)
+        _, run = tw.tiled_cholesky(a, out=tmp_path / "L.npy", return_run=True, **how)
+    assert plan.height == 2 and plan.tasks == len(run.graph) and plan.memory == run.planned and plan.fits
+    assert (plan.read, plan.written) == (run.trace.facts["read"], run.trace.facts["written"])
+    assert "8 of up to 2 block columns, in blocks of 2 block rows" in str(plan)
+
+
 def test_with_enough_memory_and_for_other_graphs_all_data_is_in_memory():
     plan = tw.plan(tw.cholesky_graph(nt=4), tile_size=NB, memory="1GB")
     assert plan.slabs == () and plan.read == 0 and plan.memory == plan.data == 10 * NB * NB * 8 and plan.tasks == 20

@@ -10,11 +10,21 @@ from optional import torch
 
 import tilewright as tw
 from tilewright import SCHEDULERS, TiledMatrix
+from tilewright.linalg.qr import _qr_graph
 from tilewright.linalg.qr_plan import qr_plan
 
 A = random_matrix(47, 13)
 B = random_matrix(47, 4, seed=1)
 DOMAINS = ("hierarchical", 2, "greedy", "binary")
+
+
+def scipys(a, mode):
+    """What SciPy says; to the empty ones from 1.14 on."""
+    if a.size:
+        return scipy.linalg.qr(a, mode=mode)
+    (m, n), long = a.shape, mode in ("full", "r")
+    q, r = np.eye(m, m if long else 0, dtype=a.dtype), np.zeros((m if long else 0, n), a.dtype)
+    return {"r": (r,), "raw": ((a, np.zeros(0, a.dtype)), r)}.get(mode, (q, r))
 
 
 class TestConventions:
@@ -23,7 +33,7 @@ class TestConventions:
     def test_modes_have_the_shapes_of_scipy(self, dtype, shape):
         a = random_matrix(*shape, dtype)
         for mode in ("full", "economic", "r", "raw"):
-            found, wanted = tw.qr(a, mode=mode, tile_size=3), scipy.linalg.qr(a, mode=mode)
+            found, wanted = tw.qr(a, mode=mode, tile_size=3), scipys(a, mode)
             assert isinstance(found, tuple) and len(found) == len(wanted)
             if mode == "raw":
                 (qr, tau), r = found
@@ -182,7 +192,7 @@ class TestEngines:
             ("mpi", 2, DOMAINS),
             ("mpi", 4, "flat"),
             ("mpi", 4, "greedy"),
-            ("dask", 2, "greedy"),
+            ("dask", 2, "panel"),
             ("dask", 2, DOMAINS),
         ],
     )
@@ -191,7 +201,8 @@ class TestEngines:
         if tree == DOMAINS and backend in ("mpi", "dask"):
             how["grid" if backend == "mpi" else "owner"] = (1, workers) if backend == "mpi" else tw.BlockCyclic(1, 2)
         for dtype in ("float64", "complex64") if backend == "threads" else ("complex128",):
-            a, b = random_matrix(33, 17, dtype), random_matrix(33, 5, dtype, seed=1)
+            m = 19 if tree == "panel" else 33
+            a, b = random_matrix(m, 17, dtype), random_matrix(m, 5, dtype, seed=1)
             base = {"tree": tree, "tile_size": how["tile_size"], "backend": "serial"}
             wanted = tw.qr(a, mode="economic", **base)
             found = tw.qr(a, mode="economic", backend=backend, workers=workers, **how)
@@ -221,7 +232,32 @@ class TestEngines:
             assert len({owner(handle) for handle in task.writes}) == 1
             if task.op.name == "larfb" and owner(task.reads[0]) != owner(task.writes[0]):
                 assert {handle.name for handle in task.reads if owner(handle) != owner(task.writes[0])} <= {"A", "T"}
-        assert {owner(tw.Handle("A", (0, j))) for j in (0, 1, 4, 5)} == {0} and owner(tw.Handle("A", (0, 2))) == 1
+        assert [owner(tw.Handle("A", (0, j))) for j in range(10)] == [0, 0, 1, 1, 1, 1, 0, 0, 0, 0]
+
+    def test_panels_run_ahead_on_ranks_and_workers(self):
+        """Simulated, of the time of all work without waits; 0.926 and 0.902 by the longest way alone."""
+        for grid, ranks, workers, least in (((1, 2), 2, 1, 0.975), (None, 1, 4, 0.97)):
+            plan = qr_plan(6144, 6144, "float64", workers=2, here=True, grid=grid)
+            g = _qr_graph(plan, None, False, False, True)
+            run = tw.simulate(g, tw.Machine(ranks=ranks, workers=workers))
+            assert run.trace.makespan <= g.work() / (ranks * workers) / least
+
+    @pytest.mark.needs("mpi4py")
+    @pytest.mark.parametrize("how", [{"grid": (1, 2)}, {"grid": (2, 1), "tree": "panel"}], ids=["columns", "rows"])
+    def test_panels_of_tiles_that_live_elsewhere_are_gathered_once(self, how):
+        a = random_matrix(40, 34)
+        q, r, run = tw.qr(a, mode="economic", tile_size=2, backend="mpi", workers=2, return_run=True, **how)
+        assert all(np.array_equal(x, y) for x, y in zip((q, r), tw.qr(a, mode="economic", tile_size=2), strict=True))
+        owner = tw.BlockCyclic(*how["grid"])
+        groups = {tw.Handle(name, (i, j)): owner(j // 2, j // 2) for name in "AQ" for i in range(20) for j in range(17)}
+        ranks = {record.task: record.rank for record in run.trace}
+        work = [task for task in run.graph if task.op.name in ("geqrf", "larfb")]
+        assert {ranks[task.index] for task in work} == {0, 1}
+        assert all(ranks[task.index] == groups[handle] for task in work for handle in task.writes if handle in groups)
+        sent = [message.handle for message in run.trace.messages if message.handle in groups]
+        home = [handle for handle in groups if owner(*handle.index) != groups[handle]]
+        panels = sum(len(task.writes) for task in work if task.op.name == "geqrf")
+        assert len(sent) <= 2 * len(home) + 2 * panels  # there and back, and panels for A and for Q
 
     @pytest.mark.needs("mpi4py")
     def test_row_blocks_on_ranks_cross_once_each(self):
@@ -259,7 +295,8 @@ class TestPlans:
         assert (tall.tree, tall.height, tall.width) == ("binary", 4096, 64)
         assert qr_plan(10**6, 64, "float64", workers=4, here=False, ranks=4).tree[0] == "hierarchical"
         assert qr_plan(4096, 4096, "float64", workers=2, here=True).tree == "panel"
-        assert [qr_plan(n, n, "float64", workers=2, here=True)[9] for n in (1024, 2048, 4096, 8192)] == [1, 2, 4, 4]
+        plans = [qr_plan(n, n, "float64", workers=2, here=True) for n in (1024, 2048, 4095, 4096, 8192)]
+        assert [(p.width, p.across) for p in plans] == [(128, 1), (128, 2), (128, 4), (256, 2), (256, 2)]
         assert [qr_plan(4096, 4096, "float64", workers=w, here=True).tree == "panel" for w in (5, 6)] == [True, False]
         assert qr_plan(4096, 4096, "float64", workers=64, here=True).tree[0] == "hierarchical"
         assert qr_plan(4096, 4096, "float64", workers=2, here=False, ranks=2).tree[0] == "hierarchical"

@@ -10,8 +10,13 @@ import tilewright as tw
 from tilewright import RW, R, TaskGraph, W
 from tilewright.builder import graph_builder
 from tilewright.distribution import RowBlocks, SymmetricBlockCyclic, by_handle, owners
+from tilewright.linalg import trees
 from tilewright.linalg.cholesky import bottom_level, cholesky
 from tilewright.linalg.lu import _factor_graph
+from tilewright.linalg.qr import _factor_graph as _qr_factor_graph
+from tilewright.linalg.qr import _qr_graph
+from tilewright.linalg.qr_graph import QRPlan
+from tilewright.linalg.trees import normal
 from tilewright.linalg.triangle import triangle_graph, turned_graph
 from tilewright.ops import convert, copy, gemm, getrf, potrf, syrk, trsm
 from tilewright.passes.listed import ListedPlan, listed_graph
@@ -54,23 +59,23 @@ def calls(part):
     ]
 
 
-def compare(graph, rule, ranks):
+def compare(graph, rule, ranks, **ends):
     nest = record(*graph.recipe)
     assert nest.tasks == len(graph)
-    compare_plans(graph, rule, ranks, lambda rank: LocalPlan(nest, ranks, rank, rule))
-    compare_listed(graph, rule, ranks)
+    compare_plans(graph, rule, ranks, lambda rank: LocalPlan(nest, ranks, rank, rule, **ends), **ends)
+    compare_listed(graph, rule, ranks, **ends)
 
 
-def compare_listed(graph, rule, ranks):
+def compare_listed(graph, rule, ranks, **ends):
     listed = listed_graph(graph)
     assert listed is not None
     sent = pickle.loads(pickle.dumps(listed))
     owner = by_handle(graph, owners(rule, ranks))
-    compare_plans(graph, rule, ranks, lambda rank: ListedPlan(sent, ranks, rank, owner))
+    compare_plans(graph, rule, ranks, lambda rank: ListedPlan(sent, ranks, rank, owner, **ends), **ends)
 
 
-def compare_plans(graph, rule, ranks, made):
-    plan = MessagePlan(graph, ranks, rule)
+def compare_plans(graph, rule, ranks, made, **ends):
+    plan = MessagePlan(graph, ranks, rule, **ends)
     for rank in range(ranks):
         local = made(rank)
         mine, whole = local.part(rank), plan.part(rank)
@@ -106,6 +111,63 @@ def test_parts_of_lu_are_those_of_the_flat_plan(kind, rule):
     """Groups of tiles, with a stride where rows are dealt out; rooms, of which some have three indices."""
     for m, n in ((0, 0), (3, 3), (10, 22), (22, 13)):
         compare(LU[kind](m, n, rule.P), rule, rule.ranks)
+
+
+QR = {
+    "panel": lambda m, n, P: tw.qr_graph(-(-m // 4), -(-n // 4), "panel"),
+    "flat": lambda m, n, P: tw.qr_graph(-(-m // 4), -(-n // 4), "flat", shape=(m, n), tile_size=4),
+    "binary": lambda m, n, P: tw.qr_graph(-(-m // 4), -(-n // 4), "binary"),
+    "domains": lambda m, n, P: tw.qr_graph(-(-m // 4), -(-n // 4), ("hierarchical", 2, "binary", "flat"), ranks=P),
+    "ranks": lambda m, n, P: tw.qr_graph(-(-m // 4), -(-n // 4), ("hierarchical", 3, "flat", "binary"), ranks=P),
+    "R": lambda m, n, P: _qr_graph(qr_tree_plan(m, n, "binary", P), None, True, False, True),
+    "factor": lambda m, n, P: _qr_factor_graph(
+        qr_tree_plan(m, n, ("hierarchical", 2, "flat", "binary"), P), False, True
+    ),
+}
+
+
+def qr_tree_plan(m, n, tree, ranks):
+    return QRPlan(m, n, 4, 4, 2, normal(tree), ranks, "float64")
+
+
+@pytest.mark.parametrize("kind", QR)
+@pytest.mark.parametrize("rule", [rule for rule in RULES if isinstance(rule, tw.BlockCyclic)], ids=str)
+def test_parts_of_qr_are_those_of_the_flat_plan(kind, rule):
+    """Trees whose eliminations are loops, in each column from its own first row on; what is beside no last column."""
+    for m, n in ((0, 0), (3, 3), (10, 22), (33, 13), (20, 20)):
+        compare(QR[kind](m, n, rule.P), rule, rule.ranks)
+
+
+@pytest.mark.parametrize("ranks", [1, 3, 4])
+def test_trees_as_loops_are_those_in_lists(ranks):
+    hierarchies = [
+        ("hierarchical", a, low, high) for a in (1, 3) for low in ("flat", "binary") for high in ("flat", "binary")
+    ]
+    for tree in map(normal, ("flat", "flat-tt", "binary", *hierarchies)):
+        assert trees.is_loop(tree)
+        for mt in (1, 2, 7, 16, 23):
+            g = TaskGraph("none")
+            steps = trees.eliminations(tree, mt, 5, ranks)
+            assert tuple(step for k in range(min(mt, 5)) for step in trees.column(g, tree, k, mt, ranks)) == steps
+            for k in range(min(mt, 5)):
+                whole = {step.row for step in steps if step.column == k and step.kind == "TS"}
+                assert list(trees.heads(g, tree, k, mt, ranks)) == [i for i in range(k, mt) if i not in whole]
+    for tree in (
+        "greedy",
+        "fibonacci",
+        ("hierarchical", 4, "greedy", "binary"),
+        ("hierarchical", 2, "flat", "flat", "fixed"),
+    ):
+        assert not trees.is_loop(normal(tree))
+
+
+@pytest.mark.parametrize("rule", RULES[2:4], ids=str)
+def test_parts_that_begin_and_end_on_some_ranks_are_those_of_the_flat_plan(rule):
+    """One rank has all data at first, some get all results: ranks under mpiexec. A tile that is only written, too."""
+    graphs = [GRAPHS["looked at"](4), LU["factor"](18, 13, rule.P), QR["R"](18, 9, rule.P), multiples_graph(3)]
+    for graph in graphs:
+        for start, collect in ((2, ()), (None, (1,)), (0, range(rule.ranks))):
+            compare(graph, rule, rule.ranks, start=start, collect=tuple(collect))
 
 
 def test_more_ranks_than_the_rule_names_have_parts_without_tasks():
@@ -221,8 +283,28 @@ def with_numbers(g, nt):
         g.insert(potrf, RW(g.handles("A")[i, i]), priority=i)
 
 
+def rounding(g, nt):
+    A = g.handles("A")
+    for i in g.range(nt):
+        g.insert(potrf, RW(A[i // 2, i % 2]))
+
+
+@graph_builder("multiples nt={nt}")
+def multiples_graph(g, nt):
+    A = g.handles("A")
+    for k in g.range(nt):
+        g.insert(potrf, RW(A[2 * k, k * 3]))
+        for i in g.range(2 * k + 1, 2 * nt):
+            g.insert(trsm, R(A[2 * k, k * 3]), RW(A[i, 3 * k]))
+
+
+@pytest.mark.parametrize("rule", RULES[:4], ids=str)
+def test_multiples_of_an_index_are_indices(rule):
+    compare(multiples_graph(5), rule, rule.ranks)
+
+
 @pytest.mark.parametrize(
-    "loop", [plain, asking, leaving, stepping, calling, placed, with_numbers, empty_first, late, sums]
+    "loop", [rounding, plain, asking, leaving, stepping, calling, placed, with_numbers, empty_first, late, sums]
 )
 def test_what_is_no_loop_over_tiles_is_not_recorded(loop):
     builder = graph_builder("loop")(loop)

@@ -31,6 +31,22 @@ def test_cholesky_sends_as_many_messages_as_counted_by_hand(nt: int, grid: tuple
     assert len(cholesky_plan(nt, grid).messages) == count
 
 
+@pytest.mark.parametrize(
+    ("nt", "options", "alone"),
+    [(1, {}, True), (2, {}, False), (1, {"start": 1}, False), (1, {"collect": (0, 1)}, False), (0, {}, True)],
+)
+def test_one_rank_is_alone_where_it_runs_all_and_nothing_travels(nt: int, options: dict, alone: bool) -> None:
+    assert cholesky_plan(nt, (1, 2), **options).on_one_rank == alone
+
+
+def test_two_ranks_with_tasks_are_not_one_though_nothing_travels() -> None:
+    graph = tw.TaskGraph()
+    for i in range(2):
+        graph.insert(print, W(graph.handles("A")[i]))
+    plan = MessagePlan(graph, 2, lambda i: i)
+    assert not plan.messages and not plan.on_one_rank
+
+
 def test_no_rank_gets_a_version_twice() -> None:
     plan = cholesky_plan(16, (4, 4))
     assert max(Counter((m.handle, m.version, m.destination) for m in plan.messages).values()) == 1

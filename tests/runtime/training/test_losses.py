@@ -7,7 +7,7 @@ import torch
 import training_models as zoo
 from torch import nn
 
-from tilewright.training import GradientPenalty, Losses, LossScaler, fit
+from tilewright.training import GradientPenalty, Losses, LossScaler, fit, forward_backward
 from tilewright.training import precision as precisions
 
 DATA = zoo.tiny()
@@ -164,3 +164,34 @@ def test_a_model_without_weights_in_the_loss_has_no_penalty():
 def test_what_cannot_be_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_loss_that_keeps_its_number_and_changes_it_later_changes_nothing(several):
+    kept = []
+
+    def entropy(outputs, labels):
+        for number in kept:
+            number.data.fill_(float("nan"))
+        kept[:] = [ENTROPY(outputs, labels)]
+        return kept[0]
+
+    def trained(loss):
+        torch.manual_seed(0)
+        return fit(
+            zoo.perceptron(), DATA, epochs=1, accumulate=2, loss=Losses({"one": (loss, 1.0)}) if several else loss
+        )
+
+    one, other = trained(entropy), trained(ENTROPY)
+    assert one.losses == other.losses and [row.get("parts") for row in one.steps] == [
+        row.get("parts") for row in other.steps
+    ]
+
+
+def test_the_gradient_of_an_input_has_memory_of_its_own():
+    x, sparse = torch.ones(4, 3), torch.eye(3).to_sparse()
+    for grads in ([None, x], [sparse, x[1:].T], [x.view(12)]):
+        dx = forward_backward._apart(x, grads)
+        assert dx is not x and torch.equal(dx, x) and dx.stride() == x.stride()
+    assert forward_backward._apart(x, [None, torch.ones(4, 3), sparse]) is x
+    assert forward_backward._apart(None, [x]) is None and forward_backward._apart(sparse, [x]) is sparse

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tilewright.backends.execution.buffers import Spare, kind, layout, memory, view, wrap
+from tilewright.backends.execution.buffers import Spare, kind, layout, memory, span, view, wrap
 from tilewright.backends.ranks.pickling import dumps, loads
 from tilewright.backends.ranks.segments import Mappings, Segment, arrays_in, like, placer, reference, room
 
@@ -110,3 +110,22 @@ def test_descriptor_that_another_segment_has_taken_is_not_mapped():
     assert other.path == place.path
     with pytest.raises(FileNotFoundError, match=rf"is not segment {place.serial} any more, but"):
         Mappings().array(place)
+
+
+def test_a_span_is_from_the_first_byte_to_behind_the_last():
+    a = np.zeros((6, 8))
+    start = a.__array_interface__["data"][0]
+    assert span(a) == (start, start + 384)
+    assert span(a.T) == (start, start + 384)
+    assert span(a[1:3, 2:5]) == (start + 80, start + 168)
+    assert span(a[::-2, ::-3]) == (start + 8 * 8 + 8, start + 6 * 64)
+    assert span(a[2:2]) == span(np.zeros((3, 0))[::2]) == (0, 0)
+
+
+def test_a_span_of_a_tensor_is_that_of_its_array():
+    a = torch.zeros(6, 8, dtype=torch.bfloat16)
+    start = a.data_ptr()
+    assert span(a) == (start, start + 96)
+    assert span(a[1:3, 2:5]) == (start + 20, start + 42)
+    assert span(a.T[2:5]) == (start + 4, start + 90)
+    assert span(a[:0]) == span(a.to_sparse()) == span(a.to("meta")) == (0, 0)
