@@ -67,6 +67,9 @@ RULES = (
          "the kernels of tile QR are SciPy's: MKL as torch has it exports none, and works with those"),
     Rule("intel", ("getrf", "getrf2", "elect", "electl", "match", "matchl"), LETTERS, ("openblas", "mkl", "torch"),
          "a panel of 4096 x 256, FP64, Xeon with AMX: 40 GFLOP/s a core in OpenBLAS, 23 in MKL whose bits repeat"),
+    Rule("intel", ("swpgemm",), "d", ("openblas", "mkl", "torch"),
+         "products of 3072 x 768 with 384 columns, FP64, Xeon with AMX: 76 GFLOP/s a core in OpenBLAS, which packs "
+         "few rows at a time, 72 in MKL where rows are cut for the memory that it packs to"),
     Rule("intel", (), LETTERS, ("mkl", "torch", "openblas"),
          "GFLOP/s a core of MKL and OpenBLAS, FP64, tiles of 256 and 512, Xeon with AMX: gemm 59, 59 and 74, 67; trsm "
          "60, 16 and 66, 24; potrf 31, 17 and 40, 23"),

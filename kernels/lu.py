@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -28,7 +29,7 @@ __all__ = [
 
 Shape = tuple[int, ...]
 
-_ROWS = 1024  # of a product in one call: MKL packs all rows of A, in memory that each thread keeps
+_ROWS = 1024  # of a product in one call of MKL, which packs all rows of A, in memory that each thread keeps
 
 
 def flops_gemmn(a: Shape, b: Shape, c: Shape) -> float:
@@ -169,14 +170,19 @@ def build_swptrsm(library: Library, letter: str) -> Callable[..., None] | None:
     return swptrsm
 
 
-def build_swpgemm(library: Library, letter: str) -> Callable[..., None] | None:
+def build_swpgemm(
+    library: Library, letter: str, substitute: Callable[..., None] | None = None
+) -> Callable[..., None] | None:
     """`swptrsm` and all products of a block column: A_i := A_i - L_ik A_k, in a few large calls of the library.
 
     Of several panels at a time ``piv`` has a vector each, as `swap`, and ``panel`` their tiles, row by row.
+    ``substitute`` is the `trsmn` to use, by default the library's: those fast in products may be slow there.
     """
-    blas = calls(library, letter)
-    if blas is None:
+    blas, own = calls(library, letter), build_trsmn(library, letter)
+    if blas is None or own is None:
         return None
+    solve = substitute or own
+    at_once = sys.maxsize if library.name == "openblas" else _ROWS
 
     def swpgemm(
         piv: np.ndarray | Sequence[np.ndarray], panel: Sequence[np.ndarray], tiles: Sequence[np.ndarray]
@@ -187,9 +193,9 @@ def build_swpgemm(library: Library, letter: str) -> Callable[..., None] | None:
 
         def update(l: np.ndarray, a: np.ndarray) -> None:  # noqa: E741
             swap_rows(rows, [a])
-            blas.left(l[:k, :k], a[:k], b"L", b"N", b"U")
-            for top in range(k, len(a), _ROWS):
-                blas.gemm(l[top : top + _ROWS, :k], a[:k], a[top : top + _ROWS])
+            solve(l[:k, :k], a[:k], "L")
+            for top in range(k, len(a), at_once):
+                blas.gemm(l[top : top + at_once, :k], a[:k], a[top : top + at_once])
 
         on_strip(lambda below: on_strip(lambda a: update(below, a), tiles), panel, together, written=False)
 
@@ -268,6 +274,7 @@ SWPGEMM = TileOp(
     reference.swpgemm,
     flops_swpgemm,
     named=(False, True, True),
+    beside="trsmn",
     operands=_block_column,
     by_columns=True,
     arguments=lambda t, a: (no_exchange(t), [t], [a]),

@@ -213,17 +213,24 @@ def scaled(source: np.ndarray, di: np.ndarray, dj: np.ndarray, target: np.ndarra
     With a ``shift`` the tile is on the diagonal: only its lower triangle is read, the other becomes zero, and the
     diagonal is exactly sign(a_ii) (1 + shift). A diagonal element that is 0 stays 0: the shift is one of A by
     shift diag(A), so it does not hide that A is not positive definite.
+
+    Powers of two near 1 move no rounding, so there S is rounded before it is multiplied, in FP32: the same numbers but
+    for those that FP32 has not, which are infinite, and then all is done in FP64, or vanish beside others of their row.
     """
-    multiply = _turner(source, di, dj, target) or _multiplier(source, di, dj, target)
-    bad = False
-    with np.errstate(all="ignore"):
-        for rows in _blocks(source):
-            multiply(rows)
-            if shift is not None:
-                _on_diagonal(source, target, shift, rows)
-            if not np.isfinite(target[rows].sum()):
-                bad = True
-    return _why(source, target, shift) if bad else 0
+    exact = target.dtype == np.float32 and _are_near_powers(di) and _are_near_powers(dj)
+    for early in (True, False) if exact else (False,):
+        multiply = _turner(source, di, dj, target, early) or _multiplier(source, di, dj, target, early=early)
+        bad = False
+        with np.errstate(all="ignore"):
+            for rows in _blocks(source):
+                multiply(rows)
+                if shift is not None:
+                    _on_diagonal(source, target, shift, rows)
+                if not np.isfinite(target[rows].sum()):
+                    bad = True
+        if not bad:
+            return 0
+    return _why(source, target, shift)
 
 
 def scalen(
@@ -319,22 +326,32 @@ def _multiplier(
     return multiply_by_torch
 
 
-_COLUMNS = 32  # at a time on the way from rows to columns: see `tilewright.kernels.move`
+_COLUMNS = 512  # at a time on the way from rows to columns: see `tilewright.kernels.move`
 
 
-def _turner(source: np.ndarray, di: np.ndarray, dj: np.ndarray, target: np.ndarray) -> Callable[[slice], object] | None:
+def _turner(
+    source: np.ndarray, di: np.ndarray, dj: np.ndarray, target: np.ndarray, early: bool
+) -> Callable[[slice], object] | None:
     """`_multiplier` from a tile by rows to one by columns: the product is rounded first, and turned while in cache."""
     if source.strides[1] != source.itemsize or target.strides[0] != target.itemsize or min(target.shape) < 2:
         return None
     shape = (min(_ROWS, len(source)), source.shape[1])
-    wide, made = room("product", shape, np.dtype(np.float64)), room("rounded", shape, target.dtype)
+    made = room("rounded", shape, target.dtype)
+    wide = made if early else room("product", shape, np.dtype(np.float64))
+    if early:
+        di, dj = di.astype(target.dtype), dj.astype(target.dtype)
     across = dj[:, 0]
 
     def multiply(rows: slice) -> None:
         block, rounded = wide[: rows.stop - rows.start], made[: rows.stop - rows.start]
-        np.multiply(source[rows], across, out=block)
+        if early:
+            np.copyto(block, source[rows], casting="same_kind")
+            block *= across
+        else:
+            np.multiply(source[rows], across, out=block)
         block *= di[rows]
-        np.copyto(rounded, block, casting="same_kind")
+        if not early:
+            np.copyto(rounded, block, casting="same_kind")
         part = target[rows]
         for start in range(0, part.shape[1], _COLUMNS):
             np.copyto(part[:, start : start + _COLUMNS], rounded[:, start : start + _COLUMNS])
@@ -378,6 +395,11 @@ def unscaled(d: np.ndarray, tile: np.ndarray, part: str) -> int:
 def _is_near(d: np.ndarray) -> bool:
     """Whether D is far enough from the ends of FP32 to be rounded to it."""
     return bool(d.min(initial=1) >= 1 / _NEAR and d.max(initial=1) <= _NEAR)
+
+
+def _are_near_powers(d: np.ndarray) -> bool:
+    """Whether D consists of powers of two and `_is_near`."""
+    return _is_near(d) and bool((np.frexp(d)[0] == 0.5).all())
 
 
 def _finite(tile: np.ndarray) -> bool:

@@ -40,7 +40,7 @@ from tilewright.kernels import (
     vectors,
 )
 from tilewright.kernels.catalogue import TILE_OPS
-from tilewright.kernels.tile_op import ANY
+from tilewright.kernels.tile_op import ANY, TileOp
 
 __all__ = [
     "DTYPES",
@@ -298,10 +298,16 @@ def _fill(library: blas.Library) -> None:
             return
         for op, tile_op in TILE_OPS.items():
             for dtype, letter in DTYPES.items():
-                function = None if tile_op.build is None else tile_op.build(library, letter)
+                function = None if tile_op.build is None else tile_op.build(library, letter, *_beside(tile_op, dtype))
                 if function is not None:
                     register(op, "cpu", *tile_op.names(dtype), library.name, function)
         _filled.add(library.name)
+
+
+def _beside(tile_op: TileOp, dtype: str) -> tuple[Callable[..., Any], ...]:
+    """The kernel in use of the op that this one works with, if it does: choices change, so it is asked for anew."""
+    other = tile_op.beside
+    return (lambda *arguments: plain(other, dtype).function(*arguments),) if other else ()
 
 
 def _fill_narrow() -> None:

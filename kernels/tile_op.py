@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from tilewright.kernels.blas import Library
-
 __all__ = ["ANY", "Operands", "TileOp"]
 
 ANY = "any"
@@ -25,7 +23,7 @@ class TileOp(NamedTuple):
     """The kernels of one op. Kernels change buffers in place and return None or an info."""
 
     name: str
-    build: Callable[[Library, str], Callable[..., Any] | None] | None
+    build: Callable[..., Callable[..., Any] | None] | None
     """The kernel of a library for BLAS type ``letter`` in "sdcz"; None where the library lacks it. None for all: there
     is the reference alone."""
     reference: Callable[..., Any]
@@ -48,6 +46,8 @@ class TileOp(NamedTuple):
     """Whether its tiles lie by columns: see `tilewright.kernels.columns`."""
     arguments: Callable[..., tuple[Any, ...]] | None = None
     """The arguments of a call from ``operands``, or from their shapes, where a kernel takes groups and vectors."""
+    beside: str = ""
+    """Another op: its kernel, of whatever library serves that one, is a third argument of ``build``."""
     columns: int | None = None
     """n with which libraries are compared; by default the tile size."""
     tensor: Callable[..., Any] | None = None

@@ -17,7 +17,7 @@ import numpy as np
 from tilewright.host.memory import room
 from tilewright.kernels import table
 from tilewright.kernels.caches import FALLBACK
-from tilewright.kernels.threads import one_thread
+from tilewright.kernels.threads import limits, one_thread
 from tilewright.linalg.tuning import cholesky_tile_size, mixed_tile_size
 from tilewright.precision import FORMATS
 from tilewright.rates import Rates
@@ -176,7 +176,8 @@ def judge(part: np.ndarray, n: int, available: tuple[str, ...] = RUNGS) -> Estim
         h *= d
         h *= d[:, None]
     potrf = table.lookup("potrf", "cpu", str(h.dtype), str(h.dtype)).function
-    with one_thread():  # 10 ms; a library's own threads would wait for each other longer where cores are shared
+    #   10 ms; a library's own threads would wait for each other longer where cores are shared
+    with limits(False), one_thread():
         info = potrf(h)
     diagonal = h.diagonal().real
     if info or not (np.isfinite(diagonal).all() and np.isfinite(np.tril(h[-_ROWS:], len(h) - _ROWS)).all()):

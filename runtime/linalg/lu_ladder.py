@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from tilewright.kernels import table
-from tilewright.kernels.threads import one_thread
+from tilewright.kernels.threads import limits, one_thread
 from tilewright.linalg.equilibrate import Scaling
 from tilewright.linalg.ladder import ON_CPU, ROUNDOFF, Estimate, last_pivot, sample, stretches
 from tilewright.linalg.tuning import lu_plan, mixed_lu_tile_size
@@ -68,7 +68,7 @@ def estimate(a: np.ndarray, scaling: Scaling) -> GeneralEstimate:
         np.multiply(
             a[:, across], scaling.rows[:, None] * scaling.columns[across], out=part[:, run], casting="same_kind"
         )
-    with one_thread(), np.errstate(all="ignore"):
+    with limits(False), one_thread(), np.errstate(all="ignore"):
         gram = (part.T @ part).astype(np.float64)
         square = np.asfortranarray(part[columns], np.float64)
         pivot, spread = _last_distance(gram, n), _spread(square, n)

@@ -60,6 +60,8 @@ def test_the_maker_of_the_cpu_decides_and_what_is_there(computer, vendor, here, 
     own = {op for rule in choice.RULES for op in rule.ops}  # which have a rule of their own
     libraries = dict(choice.choice().libraries)
     assert {name for op, row in libraries.items() if op not in own for name in row.split()} == {chosen}
+    if vendor == "intel" and "openblas" in here:
+        assert libraries["swpgemm"].split() == [chosen, "openblas", chosen, chosen]
     assert vendor != "intel" or set(libraries["getrf"].split()) == {"openblas"} & set(here) or "openblas" not in here
 
 

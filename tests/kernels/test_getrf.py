@@ -335,3 +335,18 @@ def test_two_panels_at_a_time_do_what_they_do_one_after_the_other(library, dtype
             tiles = [whole[rows].copy() if copied else whole[rows] for rows in heights]
             run(pivots, [tile.copy() for tile in panels] if copied else panels, tiles)
             assert np.allclose(np.concatenate(tiles), wanted, atol=1e4 * roundoff(dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_block_columns_are_substituted_by_the_library_that_serves_substitutions(dtype):
+    """L_kk^-1 A_k has the bits of `trsmn`, whatever library multiplies."""
+    panel, a = placed(random_matrix(40, 24, dtype) / 24, "F"), placed(random_matrix(40, 17, dtype), "F")
+    wanted = a[:24].copy(order="F")
+    table.plain("trsmn", dtype).function(panel[:24], wanted, "L")
+    for library in LIBRARIES:
+        table._fill(blas.load(library))
+        row = table.lookup("swpgemm", "cpu", f"any,{dtype}", dtype, library)
+        found = a.copy(order="F")
+        row.function(np.arange(24, dtype=np.int32), [panel[:24], panel[24:]], [found[:24], found[24:]])
+        assert np.array_equal(found[:24], wanted)
+        assert np.allclose(found[24:], a[24:] - panel[24:] @ wanted, atol=1e3 * roundoff(dtype))

@@ -412,6 +412,24 @@ class TestScaling:
         assert np.allclose(sums[0, :p], whole.sum(axis=1), rtol=1e-5)
         assert np.allclose(sums[1, :q], whole.sum(axis=0), rtol=1e-5)
 
+    @pytest.mark.parametrize("order", "CF")
+    @pytest.mark.parametrize("spread", [0, 3, 40, 41, 60])
+    def test_powers_of_two_round_once_also_where_they_are_multiplied_in_fp32(self, library, order, spread):
+        rng = np.random.default_rng(spread)
+        a = rng.standard_normal((150, 530))
+        di, dj = (2.0 ** rng.integers(-spread, spread + 1, (size, 1)) for size in a.shape)
+        target = np.empty(a.shape, np.float32, order)
+        assert scaled(a, di, dj, target) == 0
+        assert np.array_equal(target, (a * dj[:, 0] * di).astype(np.float32))
+
+    @pytest.mark.parametrize("order", "CF")
+    def test_scaled_takes_a_number_that_fits_only_after_it_was_scaled(self, library, order):
+        a, ones = np.full((3, 2), 2.0**140), np.ones((3, 1))
+        target = np.empty((3, 2), np.float32, order)
+        assert scaled(a, 2.0**-30 * ones, ones[:2], target) == 0
+        assert (target == 2.0**110).all()
+        assert [scaled(value * a, ones, ones[:2], target) for value in (1, np.inf, np.nan)] == [2, 1, 1]
+
     @pytest.mark.parametrize("scale", [2.0**-1000, 1e-60, 1e-20, 1.0, 1e60])
     def test_scalen_of_numbers_beyond_fp32_that_fit_once_scaled(self, library, scale):
         a = np.tril(np.random.default_rng(0).standard_normal((40, 40)))
