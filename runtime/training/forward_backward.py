@@ -30,10 +30,10 @@ def forward(
     """(buffers, output, tape). Autocast surrounds this alone."""
     tape = Tape()
     with stage.stream if stage.draws else _NOTHING:
-        _, tape.y = _through(stage, control, setup, x, m, key, tape)
+        x, tape.y = _through(stage, control, setup, x, m, key, tape)
     if not isinstance(tape.y, torch.Tensor):
         raise TypeError(f"a segment gave {type(tape.y).__name__} to the next one, not a tensor; pass segments=1")
-    return buffers, tape.y.detach(), tape
+    return buffers, _apart(tape.y.detach(), [x]), tape
 
 
 def forward_loss(
@@ -148,13 +148,13 @@ def backward(
     return found, *[None] * len(dy_behind), *dx, tape
 
 
-def _apart(dx: torch.Tensor | None, grads: Grads) -> torch.Tensor | None:
-    """The gradient of an input in memory of its own: a sum hands one tensor on to both that it adds."""
-    if dx is None or dx.layout is not torch.strided:
-        return dx
-    place = dx.untyped_storage().data_ptr()
-    others = (grad for grad in grads if grad is not None and grad.layout is torch.strided)
-    return dx.clone() if any(grad.untyped_storage().data_ptr() == place for grad in others) else dx
+def _apart(value: torch.Tensor | None, others: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
+    """A tensor in memory of its own: an output may be part of an input, and one gradient that of two tensors."""
+    if value is None or value.layout is not torch.strided:
+        return value
+    place = value.untyped_storage().data_ptr()
+    strided = (other for other in others if isinstance(other, torch.Tensor) and other.layout is torch.strided)
+    return value.clone() if any(other.untyped_storage().data_ptr() == place for other in strided) else value
 
 
 def backward_input(

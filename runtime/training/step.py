@@ -55,7 +55,7 @@ OPS = {
         Op("open", replicas.open_stages, weight=0), Op("open_log", logbook.open_log, weight=0),
         Op("load", minibatch.load, weight=0, fresh=True), Op("augment", minibatch.augment, weight=0, fresh=True),
         Op("transfer", minibatch.transfer, weight=0, fresh=True),
-        Op("forward", forward_backward.forward, indices=_last),
+        Op("forward", forward_backward.forward, indices=_last, fresh=True),
         Op("forward_loss", forward_backward.forward_loss, indices=_last, fresh=True),
         Op("backward", forward_backward.backward, weight=2, indices=_last, fresh=True),
         Op("backward_input", forward_backward.backward_input, indices=_last),

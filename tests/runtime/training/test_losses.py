@@ -188,7 +188,7 @@ def test_a_loss_that_keeps_its_number_and_changes_it_later_changes_nothing(sever
     ]
 
 
-def test_the_gradient_of_an_input_has_memory_of_its_own():
+def test_outputs_and_gradients_of_inputs_have_memory_of_their_own():
     x, sparse = torch.ones(4, 3), torch.eye(3).to_sparse()
     for grads in ([None, x], [sparse, x[1:].T], [x.view(12)]):
         dx = forward_backward._apart(x, grads)
