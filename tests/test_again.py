@@ -40,11 +40,14 @@ def test_error():
 def test_a_wrong_value_is_final_unless_the_test_measures_the_machine(tmp_path):
     (tmp_path / "test_goes.py").write_text(TESTS)
     (command,) = re.findall(r"-m pytest .*(--reruns.*)", (ROOT / "Makefile").read_text())
-    here = ["-p", "no:cacheprovider", "-o", f"pythonpath={ROOT / 'tests'}", "--rootdir", str(tmp_path)]
+    (chars,) = re.findall(r'"(-ra\w*)"', (ROOT / "pyproject.toml").read_text())
+    here = [chars, "-p", "no:cacheprovider", "-o", f"pythonpath={ROOT / 'tests'}", "--rootdir", str(tmp_path)]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *here, *shlex.split(command), str(tmp_path)], capture_output=True, text=True
     )
     assert "1 failed, 2 passed, 3 rerun" in done.stdout, done.stdout
+    again = re.findall(r"RERUN .*::(\w+)", done.stdout)
+    assert again == ["test_value_of_the_machine", "test_value_of_the_machine", "test_error"]
     assert {name: len((tmp_path / name).read_text()) for name in ("machine", "value", "error")} == {
         "machine": 3,
         "value": 1,
