@@ -15,7 +15,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tilewright.graph import RW, Handle, R, TaskGraph
-from tilewright.linalg.slabs import AHEAD, Slabs, TileBuffers, Transit, Volume, finite_at, potrf_at, put, slab_cholesky
+from tilewright.linalg.slabs import (
+    AHEAD,
+    Slabs,
+    TileBuffers,
+    Transit,
+    Volume,
+    finite_at,
+    potrf_at,
+    put,
+    slab_cholesky,
+    update_from_left,
+)
 from tilewright.ops import gemm, syrk, tril, trsm
 from tilewright.storage.ops import commit
 
@@ -92,23 +103,7 @@ def block_cholesky(
             held.fetch(A, i, row, S, sums=sums)
             for j in row if check else ():
                 g.insert(finite_at(volume.nb), R(S[i, j]), "lower" if i == j else "all", label=(i, j))
-        for k0 in range(0, slab[0], blocks.chunk):
-            chunk = range(k0, min(k0 + blocks.chunk, slab[0]))
-            head: dict[tuple[int, int], Handle] = {}
-            for i in slab:
-                held.fetch(L, i, chunk, head)
-                for k in chunk if diagonal else ():
-                    for j in range(slab[0], i):
-                        g.insert(gemm, R(head[i, k]), R(head[j, k]), RW(S[i, j]), label=(i, j, k))
-                    g.insert(syrk, R(head[i, k]), RW(S[i, i]), label=(i, k))  # S_ii := S_ii - L_ik L_ik^H
-            for i in () if diagonal else rows:
-                some: dict[tuple[int, int], Handle] = {}
-                held.fetch(L, i, chunk, some)
-                for k in chunk:
-                    for j in slab:
-                        g.insert(gemm, R(some[i, k]), R(head[j, k]), RW(S[i, j]), label=(i, j, k))
-                held.give(some)
-            held.give(head)
+        update_from_left(g, held, L, S, slab, () if diagonal else rows, blocks.chunk, diagonal=diagonal)
         for k in slab:
             if diagonal:
                 below = range(k, slab.stop)

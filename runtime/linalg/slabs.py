@@ -15,7 +15,7 @@ waited longest, so the disk can work ahead as far as there are buffers.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, partial
 from typing import Any, NamedTuple
 
@@ -42,6 +42,7 @@ __all__ = [
     "put",
     "slab_cholesky",
     "slab_lu",
+    "update_from_left",
 ]
 
 AHEAD = 2
@@ -198,23 +199,7 @@ def slab_cholesky(
             held.fetch(A, i, row, S, sums=sums)
             for j in row if check else ():
                 g.insert(finite_at(volume.nb), R(S[i, j]), "lower" if i == j else "all", label=(i, j))
-        for k0 in range(0, s0, slabs.chunk):
-            chunk = range(k0, min(k0 + slabs.chunk, s0))
-            head: dict[tuple[int, int], Handle] = {}
-            for i in slab:
-                held.fetch(L, i, chunk, head)
-                for k in chunk:
-                    for j in range(s0, i):
-                        g.insert(gemm, R(head[i, k]), R(head[j, k]), RW(S[i, j]), label=(i, j, k))
-                    g.insert(syrk, R(head[i, k]), RW(S[i, i]), label=(i, k))  # S_ii := S_ii - L_ik L_ik^H
-            for i in range(s1, nt):
-                some: dict[tuple[int, int], Handle] = {}
-                held.fetch(L, i, chunk, some)
-                for k in chunk:
-                    for j in slab:
-                        g.insert(gemm, R(some[i, k]), R(head[j, k]), RW(S[i, j]), label=(i, j, k))
-                held.give(some)
-            held.give(head)
+        update_from_left(g, held, L, S, slab, range(s1, nt), slabs.chunk)
         for k in slab:
             g.insert(potrf_at(volume.nb), RW(S[k, k]), label=(k,))
             for i in range(k + 1, nt):
@@ -240,6 +225,40 @@ def slab_cholesky(
                 if i < s1:
                     g.insert(syrk, R(S[i, k]), RW(S[i, i]), label=(i, k))
             held.give({(i, k): S[i, k] for i in range(k, nt)})
+
+
+def update_from_left(
+    g: TaskGraph,
+    held: Transit,
+    L: Handles,
+    S: Mapping[tuple[int, int], Handle],
+    slab: range,
+    below: Iterable[int],
+    size: int,
+    *,
+    diagonal: bool = True,
+) -> None:
+    """S_ij := S_ij - sum_k L_ik L_jk^H, with finished tiles that come by in chunks of so many columns.
+
+    For the tiles of a slab in its own rows if ``diagonal`` says so, and in rows ``below``; j is in the slab.
+    """
+    for k0 in range(0, slab.start, size):
+        chunk = range(k0, min(k0 + size, slab.start))
+        head: dict[tuple[int, int], Handle] = {}
+        for i in slab:
+            held.fetch(L, i, chunk, head)
+            for k in chunk if diagonal else ():
+                for j in range(slab.start, i):
+                    g.insert(gemm, R(head[i, k]), R(head[j, k]), RW(S[i, j]), label=(i, j, k))
+                g.insert(syrk, R(head[i, k]), RW(S[i, i]), label=(i, k))  # S_ii := S_ii - L_ik L_ik^H
+        for i in below:
+            some: dict[tuple[int, int], Handle] = {}
+            held.fetch(L, i, chunk, some)
+            for k in chunk:
+                for j in slab:
+                    g.insert(gemm, R(some[i, k]), R(head[j, k]), RW(S[i, j]), label=(i, j, k))
+            held.give(some)
+        held.give(head)
 
 
 def put(
