@@ -23,12 +23,11 @@ from tilewright.linalg.finals import Finals, place_of
 from tilewright.linalg.keeping import Keeping
 from tilewright.linalg.outofcore import Outside, run_beside
 from tilewright.linalg.paged import OnDisk, Paged, paged
-from tilewright.linalg.slab_plan import beside
+from tilewright.linalg.slab_plan import beside, too_little
 from tilewright.runs.run import Run
 from tilewright.storage.matrix import Stored
 from tilewright.storage.npy import RawFile
 from tilewright.storage.opening import Output, open_source, scratch_file
-from tilewright.units import nbytes
 
 __all__ = ["ByPages", "Destination", "column_of", "nothing", "run_by_pages"]
 
@@ -134,10 +133,7 @@ class ByPages:
         found, total = fit(0)
         if total > limit:
             where = "" if ranks == 1 else f" on each of {ranks} ranks"
-            raise MemoryError(
-                f"memory={nbytes(limit)} is too little for {self.what} in tiles of {self.tile_size}: the least is "
-                f"{nbytes(total)}{where}; a smaller tile_size needs less"
-            )
+            too_little(total, limit, self.what, self.tile_size, where)
         return found, total
 
 

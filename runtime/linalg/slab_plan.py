@@ -10,7 +10,7 @@ from tilewright.linalg import blocks as by_blocks
 from tilewright.linalg.slabs import AHEAD, Slabs, cholesky_slabs, lu_slabs
 from tilewright.units import nbytes
 
-__all__ = ["MOVERS", "SlabPlan", "beside", "cholesky_plan", "lu_plan_in"]
+__all__ = ["MOVERS", "SlabPlan", "beside", "cholesky_plan", "lu_plan_in", "too_little"]
 
 MOVERS = 2
 """Threads that read and write beside those that compute."""
@@ -87,7 +87,7 @@ def cholesky_plan(n: int, nb: int, item: int, memory: int | None, workers: int, 
     fitting = [plan for plan in cut if memory is None or plan.memory <= memory]
     found = min([*([whole] if whole else []), *fitting], key=lambda plan: plan.passing, default=None)
     least = min([least, *(plan.memory for plan in cut)])
-    return found or _too_little(least, memory, f"a Cholesky factorisation of order {n}", nb)
+    return found or too_little(least, memory, f"a Cholesky factorisation of order {n}", nb)
 
 
 def lu_plan_in(
@@ -114,7 +114,7 @@ def lu_plan_in(
     if memory is not None and fit(1, chunk).memory > memory:
         chunk = 1
     found, least = _largest(lambda width: fit(width, chunk), 1, max(nt, 1), memory)
-    return found or _too_little(least, memory, f"an LU factorisation of {m} x {n}", nb)
+    return found or too_little(least, memory, f"an LU factorisation of {m} x {n}", nb)
 
 
 def beside(tasks: int, workers: int, copies: int) -> int:
@@ -122,10 +122,11 @@ def beside(tasks: int, workers: int, copies: int) -> int:
     return tasks * _TASK + (workers + MOVERS) * _THREAD + workers * copies
 
 
-def _too_little(least: int, memory: int | None, what: str, nb: int) -> NoReturn:
+def too_little(least: int, memory: int | None, what: str, nb: int, where: str = "") -> NoReturn:
+    """MemoryError with the least that would do, ``where`` that is for each of several."""
     raise MemoryError(
-        f"memory={nbytes(memory or 0)} is too little for {what} in tiles of {nb}: the least is {nbytes(least)}; a "
-        f"smaller tile_size needs less"
+        f"memory={nbytes(memory or 0)} is too little for {what} in tiles of {nb}: the least is {nbytes(least)}{where}; "
+        f"a smaller tile_size needs less"
     )
 
 
