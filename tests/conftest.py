@@ -4,6 +4,7 @@ import gc
 import importlib.util
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -93,7 +94,12 @@ def pytest_xdist_auto_num_workers():
 
 
 def pytest_sessionstart(session):
-    """Processes ask over a socket how often a test was tried, before each: two short messages, so not held back for more."""
+    """Processes ask over a socket how often a test was tried, before each: two short messages, so not held back for more.
+
+    Who runs the tests in the background of a script has them ignore Ctrl-C, which tests send.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     asked = getattr(getattr(session.config, "failures_db", None), "sock", None)
     if asked is not None:
         asked.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else 40 ms a test
