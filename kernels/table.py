@@ -264,9 +264,12 @@ def _steady(row: Row) -> Row:
     return found
 
 
-def settles(op: str, dtype: str) -> bool:
-    """Whether the kernel for tiles of one dtype works on copies of them, as its bits depend on where they lie."""
-    row = plain(op, dtype)
+def settles(op: str, *names: str) -> bool:
+    """Whether the kernel for arguments of these dtypes works on copies of them, as its bits depend on where they lie.
+
+    One dtype is that of all arguments.
+    """
+    row = plain(op, *names) if len(names) == 1 else find(op, "cpu", names)
     return row.function is not _rows[row[:4]][row.source].function
 
 

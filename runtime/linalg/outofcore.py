@@ -13,7 +13,7 @@ import numpy as np
 from tilewright.backends.execution.engine import Engine
 from tilewright.graph import Handle, TaskGraph
 from tilewright.host.memory import Peak, available
-from tilewright.kernels import choice
+from tilewright.kernels import choice, table
 from tilewright.kernels.move import gauge
 from tilewright.linalg.blocks import insert_cholesky
 from tilewright.linalg.call import Call
@@ -27,7 +27,7 @@ from tilewright.schedulers.aside import Aside
 from tilewright.storage.checkpoint import Checkpoint
 from tilewright.storage.checksums import CheckpointError, checksum
 from tilewright.storage.matrix import Stored, StoredTiles, check_tiles
-from tilewright.storage.npy import create_npy, read_npy
+from tilewright.storage.npy import RawFile, create_npy, read_npy
 from tilewright.storage.opening import Output, is_stored, open_source, scratch_file
 from tilewright.storage.ops import MOVES
 from tilewright.tiles import TiledMatrix
@@ -199,7 +199,8 @@ class _Job:
     def going(self, routine: str, keywords: Mapping[str, Any], apart: bool) -> Iterator[None]:
         """With the checkpoint and the output open; without a checkpoint nothing is left of what is not whole.
 
-        ``apart``: block columns are kept in a file of their own until all are final.
+        ``apart``: block columns are kept in a file of their own until all are final, as a checkpoint or a result that
+        is no file by columns needs them; without either the result takes their place.
         """
         facts = {
             "routine": routine, "shape": list(self.shape), "dtype": str(self.source.dtype), "tile_size": self.nb,
@@ -227,7 +228,7 @@ class _Job:
                 overwrite=outside.overwrite_out,
                 again=again and not apart,
             )
-            if apart:
+            if apart and not (self.checkpoint is None and _by_columns(self.output.matrix)):
                 self.work = self._panels(again)
             try:
                 yield
@@ -413,6 +414,10 @@ def _nothing(*_: object) -> None:
     pass
 
 
+def _by_columns(matrix: Stored) -> bool:
+    return isinstance(matrix, RawFile) and matrix.order == "F"
+
+
 # ------------------------------------------------------------------ Cholesky
 
 
@@ -487,9 +492,9 @@ def lu_by_slabs(
     job = _Job(call, outside, a, square=square, tile_size=tile_size, rule=rule, order="F")
     (m, n), nb, dtype = job.shape, job.nb, job.source.dtype
     mt, nt, least = -(-m // nb), -(-n // nb), min(m, n)
-    cap = outside.cap()
+    cap, copied = outside.cap(), table.settles("getrf", str(dtype), "int32")
     try:
-        plan = lu_plan_in((m, n), nb, job.item, cap, job.workers)
+        plan = lu_plan_in((m, n), nb, job.item, cap, job.workers, copied=copied)
     except BaseException:
         job.close()
         raise
@@ -508,7 +513,7 @@ def lu_by_slabs(
 
         first = job.finished(lambda k: range(mt), look)
         if first:
-            plan = lu_plan_in((m, n), nb, job.item, cap, job.workers, first)
+            plan = lu_plan_in((m, n), nb, job.item, cap, job.workers, first, copied=copied)
         volume = Volume((m, n), nb, job.item)
         graph = TaskGraph(f"lu by slabs {m} x {n} tile_size={nb}")
         work = StoredTiles(job.result(), nb)
@@ -539,6 +544,7 @@ def lu_by_slabs(
             log=checked,
             sums=checked,
             dtype=str(dtype),
+            apart=job.work is not None,
         )
         if checked:
             data["log"] = job.checkpoint

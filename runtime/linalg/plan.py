@@ -10,6 +10,7 @@ import numpy as np
 
 from tilewright.arguments import LAPACK
 from tilewright.graph import Handle, TaskGraph
+from tilewright.kernels import table
 from tilewright.keywords import strict
 from tilewright.linalg.cholesky import cholesky_graph
 from tilewright.linalg.qr import r_by_pages
@@ -173,7 +174,7 @@ def plan(
         tasks, planned, volume = paged
         move = sum(volume) / speed
         return Plan(graph.name, tasks, data, planned, limit, *volume, flops, compute, move, count)
-    found, volume = _by_slabs(graph, nb, item, data, limit, count)
+    found, volume = _by_slabs(graph, nb, dtype, data, limit, count)
     if found is None:
         return Plan(graph.name, len(graph), data, data, limit, 0, 0, flops, compute, 0.0, count)
     read, written = volume
@@ -232,13 +233,14 @@ def _by_pages(
 
 
 def _by_slabs(
-    graph: TaskGraph, nb: int, item: int, data: int, limit: int | None, workers: int
+    graph: TaskGraph, nb: int, dtype: str, data: int, limit: int | None, workers: int
 ) -> tuple[SlabPlan | None, tuple[int, int]]:
     """The slabs of a factorisation that does not fit, and bytes read and written; None for all else."""
     recipe: Any = graph.recipe
     if recipe is None or limit is None or data <= limit:
         return None, (0, 0)
-    (function, arguments), tile = recipe, nb * nb * item
+    (function, arguments), item = recipe, np.dtype(dtype).itemsize
+    tile = nb * nb * item
     if function is cholesky_graph:
         (nt,) = arguments
         found = cholesky_plan(nt * nb, nb, item, limit, workers)
@@ -246,6 +248,7 @@ def _by_slabs(
         return found, ((triangle + found.passing) * tile, triangle * tile)
     if function.__name__ == "_lu_graph" and arguments[2:5:2] == ("partial", 1):
         mt, nt = arguments[:2]
-        found = lu_plan_in((mt * nb, nt * nb), nb, item, limit, workers)
+        copied = table.settles("getrf", dtype, "int32")
+        found = lu_plan_in((mt * nb, nt * nb), nb, item, limit, workers, copied=copied)
         return found, ((2 * mt * nt + found.passing) * tile, 2 * mt * nt * tile)
     return None, (0, 0)

@@ -91,9 +91,16 @@ def cholesky_plan(n: int, nb: int, item: int, memory: int | None, workers: int, 
 
 
 def lu_plan_in(
-    shape: tuple[int, int], nb: int, item: int, memory: int | None, workers: int, first: int = 0
+    shape: tuple[int, int],
+    nb: int,
+    item: int,
+    memory: int | None,
+    workers: int,
+    first: int = 0,
+    *,
+    copied: bool = False,
 ) -> SlabPlan:
-    """The same for an LU factorisation, whose slabs are whole block columns."""
+    """The same for an LU factorisation, whose slabs are whole block columns; ``copied``: getrf copies its panel."""
     m, n = shape
     mt, nt = -(-m // nb), -(-n // nb)
     full, column, last = nb * nb * item, m * nb * item, min(mt, nt)
@@ -106,7 +113,7 @@ def lu_plan_in(
         alone = len(slabs.bounds) <= 1 and not first
         data = width * column + m * (n % nb) * item + (0 if alone else (chunk * (1 + AHEAD) + 1) * full)
         norms = 8 * mt * nt * (2 * nb + 1)
-        more = column + norms + beside(tasks, workers, 3 * full) + MOVERS * full
+        more = column * copied + norms + beside(tasks, workers, 3 * full) + MOVERS * full
         again = sum(mt - k for s0, _ in slabs.bounds for k in range(min(s0, last)))
         return SlabPlan(slabs, width, data, more, tasks, again)
 

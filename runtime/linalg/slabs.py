@@ -341,6 +341,7 @@ def slab_lu(
     log: bool,
     sums: bool,
     dtype: str,
+    apart: bool,
 ) -> None:
     """Insert the left-looking LU factorisation with partial pivoting by slabs, from block column ``first`` on.
 
@@ -351,6 +352,9 @@ def slab_lu(
     ----------
     by_rows
         Whether tiles next to each other in a row are read together, else those below each other.
+    apart
+        Whether ``F`` lies elsewhere than ``P``, so that finished block columns stay as they are; else it takes the
+        place of it.
     """
     (m, n), nb = volume.shape, volume.nb
     mt, nt = -(-m // nb), -(-n // nb)
@@ -392,7 +396,7 @@ def slab_lu(
                 )
             if k < last:
                 _updates(g, k, range(k + 1, s1), mt, piv, memory, partial(_of_column, memory, k))
-    _exchange(g, volume, mt, nt, piv, memory)
+    _exchange(g, volume, mt, nt, piv, memory, g.handles("F") if apart else P)
 
 
 def _of_column(memory: Strips, k: int, i: int) -> Handle:
@@ -454,10 +458,10 @@ def _down(
     volume.read += sum(volume.nbytes(i, j) for i in rows)
 
 
-def _exchange(g: TaskGraph, volume: Volume, mt: int, nt: int, piv: Handles, memory: Strips) -> None:
+def _exchange(g: TaskGraph, volume: Volume, mt: int, nt: int, piv: Handles, memory: Strips, F: Handles) -> None:
     """The exchanges of later panels in earlier block columns: one pass over all of the disk."""
     last = min(mt, nt)
-    P, F = g.handles("P"), g.handles("F")
+    P = g.handles("P")
     for j in range(nt):
         memory.first = j - j % memory.width
         _down(g, P, memory, range(mt), j, volume)
