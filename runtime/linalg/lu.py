@@ -26,6 +26,7 @@ from tilewright.linalg.finals import Finals
 from tilewright.linalg.inverse_norm import inverse_norm
 from tilewright.linalg.lu_graph import (
     COLUMN,
+    ENTRANTS,
     PANELS,
     PIVOTING,
     UPDATES,
@@ -493,9 +494,10 @@ def lu_factor(
     progress
         Draw a progress bar on standard error; ``"page"`` or a function as in `tilewright.run`.
     out, memory, checkpoint, resume, every, overwrite_out, restart
-        For matrices larger than memory, and runs that may be killed: as for `tiled_cholesky`; with ``out`` with partial
-        pivoting and updates by tile. Beside ``out`` another file as large is written, which is gone at the end; or
-        stays with the checkpoint, which has the block columns as they are before later exchanges.
+        For matrices larger than memory, and runs that may be killed: as for `tiled_cholesky`; with ``out`` with updates
+        by tile, and partial pivoting by slabs or a tournament by tiles, which needs no block column in memory: by
+        default what reads and writes less; on ranks partial pivoting. Beside ``out`` another file as large is written,
+        which is gone at the end; or stays with the checkpoint, which has the block columns before later exchanges.
 
     Returns
     -------
@@ -609,7 +611,7 @@ def factor_with(
         if pivoting is None:
             large = matrix.shape[0] * nb * matrix.dtype.itemsize >= _PANEL
             pivoting = "tournament" if ranks > 1 and large else "partial"
-        leaf = source.mt if ranks > 1 else 4
+        leaf = source.mt if ranks > 1 else ENTRANTS
         dealt = 1 if update == "column" and pivoting in COLUMN else ranks
         panel = _chosen_panel(panel, pivoting, workers, ranks)
         together = lu_together(min(matrix.shape), nb) if update == "column" and pivoting in COLUMN else 1
@@ -709,8 +711,10 @@ def _factor_outside(
 ) -> LUFactor:
     """The factor of a matrix on a disk, or that goes there."""
     overwrite, check_finite = flag(overwrite, "overwrite_a"), flag(check_finite, "check_finite")
-    if pivoting is not None and choice(pivoting, "pivoting", PIVOTING) != "partial":
+    if pivoting is not None and choice(pivoting, "pivoting", PIVOTING) not in ("partial", "tournament"):
         outside.refuse("lu_factor", pivoting=pivoting)
+    if pivoting == "tournament" and call.engine.on_ranks:
+        raise ValueError("lu_factor with out= on ranks has partial pivoting; pivoting='tournament' is for threads")
     if update is not None and choice(update, "update", UPDATES) != "tile":
         outside.refuse("lu_factor", update=update)
     if panel is not None and choice(panel, "panel", PANELS) != "single":
@@ -723,7 +727,7 @@ def _factor_outside(
     if call.engine.on_ranks:
         parts, tiling = lu_on_ranks(call, outside, a, _factor_graph, **how)
     else:
-        parts, tiling = lu_by_slabs(call, outside, a, square=square, **how)
+        parts, tiling = lu_by_slabs(call, outside, a, square=square, pivoting=pivoting, **how)
     norms = _norms(parts.sizes, tiling) if parts.sizes or not parts.lu.size else (np.nan,) * 3
     # a solve with it reads the map of the file in this process
     where: dict[str, Any] = {"backend": "threads", "scheduler": "critical-path", "workers": None, "options": {}}

@@ -35,6 +35,7 @@ from tilewright.scalars import choice, positive, real, whole
 
 __all__ = [
     "COLUMN",
+    "ENTRANTS",
     "LEAVES",
     "PANELS",
     "PIVOTING",
@@ -53,6 +54,8 @@ COLUMN = ("partial", "threshold")
 """Those that look for each pivot in the whole column, by `getrf`."""
 UPDATES = ("tile", "column")
 PANELS = ("single", "recursive")
+ENTRANTS = 4
+"""Tiles whose candidates one task of a tournament chooses, in one process."""
 LEAVES = 4
 """Leaves of a recursive panel."""
 THRESHOLD = 0.5

@@ -1,4 +1,4 @@
-"""Factorisations of matrices larger than memory: what stands around the loops by slabs."""
+"""Factorisations of matrices larger than memory: what stands around the loops by slabs and by tiles."""
 
 from __future__ import annotations
 
@@ -15,18 +15,28 @@ from tilewright.graph import Handle, TaskGraph
 from tilewright.host.memory import Peak, available
 from tilewright.kernels import choice, table
 from tilewright.kernels.move import gauge
+from tilewright.kernels.swaps import permutation
 from tilewright.linalg.blocks import insert_cholesky
 from tilewright.linalg.call import Call
 from tilewright.linalg.keeping import Keeping
-from tilewright.linalg.slab_plan import MOVERS, SlabPlan, cholesky_plan, lu_plan_in
+from tilewright.linalg.lu_tiles import tile_lu
+from tilewright.linalg.slab_plan import (
+    MOVERS,
+    SlabPlan,
+    cholesky_plan,
+    lu_plan,
+    lu_plan_in,
+    lu_plan_sized,
+    lu_tiles_plan,
+)
 from tilewright.linalg.slabs import AHEAD, Strips, TileBuffers, Volume, slab_lu
 from tilewright.runs.run import Run
 from tilewright.scalars import flag, real, whole
 from tilewright.schedulers import policy as find_policy
 from tilewright.schedulers.aside import Aside
-from tilewright.storage.checkpoint import Checkpoint
+from tilewright.storage.checkpoint import Checkpoint, read_call
 from tilewright.storage.checksums import CheckpointError, checksum
-from tilewright.storage.matrix import Stored, StoredTiles, check_tiles
+from tilewright.storage.matrix import Stored, StoredTile, StoredTiles, check_tiles
 from tilewright.storage.npy import RawFile, create_npy, read_npy
 from tilewright.storage.opening import Output, is_stored, open_source, scratch_file
 from tilewright.storage.ops import MOVES
@@ -196,15 +206,19 @@ class _Job:
             self.work.close()
 
     @contextmanager
-    def going(self, routine: str, keywords: Mapping[str, Any], apart: bool) -> Iterator[None]:
+    def going(
+        self, routine: str, keywords: Mapping[str, Any], apart: Literal["C", "F"] | None = None, **more: str
+    ) -> Iterator[None]:
         """With the checkpoint and the output open; without a checkpoint nothing is left of what is not whole.
 
-        ``apart``: block columns are kept in a file of their own until all are final, as a checkpoint or a result that
-        is no file by columns needs them; without either the result takes their place.
+        ``apart``: block columns are kept in a file of their own, of that order, until all are final, as a checkpoint or
+        a result that is no file by columns needs them; without either the result takes their place. ``more`` are facts
+        that have to be the same to go on.
         """
         facts = {
             "routine": routine, "shape": list(self.shape), "dtype": str(self.source.dtype), "tile_size": self.nb,
             "BLAS": str(choice.choice()), **({"lower": self.lower} if routine == "tiled_cholesky" else {}),
+            **more,
         }  # fmt: skip
         outside = self.outside
         try:
@@ -228,8 +242,8 @@ class _Job:
                 overwrite=outside.overwrite_out,
                 again=again and not apart,
             )
-            if apart and not (self.checkpoint is None and _by_columns(self.output.matrix)):
-                self.work = self._panels(again)
+            if apart == "C" or (apart and not (self.checkpoint is None and _by_columns(self.output.matrix))):
+                self.work = self._panels(again, apart)
             try:
                 yield
             except BaseException as error:
@@ -270,13 +284,13 @@ class _Job:
         assert self.output is not None
         return self.output.matrix if self.lower else self.output.matrix.T
 
-    def _panels(self, again: bool) -> Stored:
+    def _panels(self, again: bool, order: Literal["C", "F"]) -> Stored:
         """The file of block columns: in the checkpoint, or without a name beside the output."""
         m, n = self.shape
         if self.checkpoint is None:
             assert self.output is not None
             folder = Path(".") if self.output.path is None else self.output.path.parent
-            return scratch_file(folder, (m, n), self.source.dtype, self.order)
+            return scratch_file(folder, (m, n), self.source.dtype, order)
         path = self.checkpoint.folder / "panels.npy"
         try:
             file = path.open("r+b" if again else "w+b", buffering=0)
@@ -284,9 +298,9 @@ class _Job:
             raise type(error)(error.errno, f"cannot write {path}: {error.strerror}") from error
         try:
             if not again:
-                return create_npy(file, path, (m, n), self.source.dtype, self.order)
+                return create_npy(file, path, (m, n), self.source.dtype, order)
             found = read_npy(file, path)
-            if (found.shape, found.dtype, found.order) != ((m, n), self.source.dtype, self.order):
+            if (found.shape, found.dtype, found.order) != ((m, n), self.source.dtype, order):
                 raise CheckpointError(f"{path} is not the file of this run")
             return found
         except BaseException:
@@ -300,10 +314,16 @@ class _Job:
             return {}
         return {"a": str(Path(a).absolute()), "out": str(Path(out).absolute())}
 
-    def finished(self, rows: Callable[[int], range], look: Callable[[int, int, np.ndarray], object]) -> int:
+    def finished(
+        self,
+        rows: Callable[[int], range],
+        look: Callable[[int, int, np.ndarray], object],
+        read: Callable[[int, StoredTile, np.ndarray], None] | None = None,
+    ) -> int:
         """How many block columns the checkpoint has; each tile of them, and what it was made of, is read and compared.
 
         ``rows(k)`` are those of block column k; ``look(i, k, tile)`` is shown what it was made of.
+        ``read(k, tile, buffer)`` reads one of block column k.
 
         Raises
         ------
@@ -321,7 +341,10 @@ class _Job:
                 for which, stored, name in ((sources, entry["of"], "of"), (tiles, entry["tiles"], "tiles")):
                     tile = which[i, k]
                     buffer = np.empty(tile.shape, self.source.dtype, self.order)
-                    tile.matrix.read([(tile.row, tile.column)], [buffer])
+                    if name == "of" or read is None:
+                        tile.matrix.read([(tile.row, tile.column)], [buffer])
+                    else:
+                        read(k, tile, buffer)
                     if checksum(buffer) == stored[place]:
                         if name == "of":
                             look(i, k, buffer)
@@ -343,6 +366,13 @@ class _Job:
         if piv is None:
             return self.work is None or k * self.nb >= min(self.shape)
         return len(piv) == min(self.nb, min(self.shape) - k * self.nb) and max(piv, default=0) < below
+
+    def kept_pivots(self, columns: int) -> dict[Handle, np.ndarray]:
+        """The row exchanges of the first block columns, as the checkpoint has them."""
+        if self.checkpoint is None:
+            return {}
+        kept = enumerate(self.checkpoint.panels[:columns])
+        return {Handle("piv", (k,)): np.array(entry["piv"], np.int32) for k, entry in kept if "piv" in entry}
 
     def run(self, graph: TaskGraph, data: dict[Any, Any], plan: SlabPlan, volume: Volume) -> Run:
         """Run on the workers of the call, and threads beside them that read and write."""
@@ -447,7 +477,7 @@ def cholesky_by_slabs(
         "check_finite": check_finite,
         "overwrite_out": outside.overwrite_out,
     }
-    with job.going("tiled_cholesky", keywords, apart=False):
+    with job.going("tiled_cholesky", keywords):
         first = job.finished(lambda k: range(k, nt), _nothing)
         if first:
             plan = cholesky_plan(n, nb, job.item, outside.cap(), job.workers, first)
@@ -487,90 +517,186 @@ def lu_by_slabs(
     rule: Callable[[int, int], int],
     check_finite: bool,
     square: bool = False,
+    pivoting: str | None = None,
 ) -> tuple[LUParts, TiledMatrix]:
-    """The factor of a general matrix with partial pivoting, updates by tile; and the tiling of the matrix."""
+    """The factor of a general matrix; and the tiling of the matrix.
+
+    By slabs with partial pivoting or by tiles with a tournament; where ``pivoting`` is None, whichever moves less.
+    """
     job = _Job(call, outside, a, square=square, tile_size=tile_size, rule=rule, order="F")
-    (m, n), nb, dtype = job.shape, job.nb, job.source.dtype
-    mt, nt, least = -(-m // nb), -(-n // nb), min(m, n)
-    cap, copied = outside.cap(), table.settles("getrf", str(dtype), "int32")
+    shape, nb, cap = job.shape, job.nb, outside.cap()
+    copied = table.settles("getrf", str(job.source.dtype), "int32")
     try:
-        plan = lu_plan_in((m, n), nb, job.item, cap, job.workers, copied=copied)
+        free = tile_size is None and job.source.tile_size is None
+        if (begun := _begun(outside)) is not None:
+            pivoting = pivoting or begun[0]
+            nb = begun[1] if free else nb
+            plan = lu_plan(pivoting, shape, nb, job.item, cap, job.workers, copied)
+        elif free:
+            plan, nb = lu_plan_sized(pivoting, shape, nb, job.item, cap, job.workers, copied)
+        else:
+            plan = lu_plan(pivoting, shape, nb, job.item, cap, job.workers, copied)
+        job.nb = nb
     except BaseException:
         job.close()
         raise
+    tournament = plan.slabs.height > 0
     keywords = {
         "tile_size": nb,
         "memory": outside.memory,
         "check_finite": check_finite,
         "overwrite_out": outside.overwrite_out,
+        "pivoting": "tournament" if tournament else None,
     }
+    facts = {"pivoting": "tournament"} if tournament else {}
     sizes: dict[Handle, np.ndarray] = {}
-    with job.going("lu_factor", keywords, apart=True):
 
-        def look(i: int, k: int, tile: np.ndarray) -> None:
-            found = sizes[Handle("M", (i, k))] = np.zeros((1, 1 + sum(tile.shape)))
-            gauge(tile, found, (), False)
+    def look(i: int, k: int, tile: np.ndarray) -> None:
+        found = sizes[Handle("M", (i, k))] = np.zeros((1, 1 + sum(tile.shape)))
+        gauge(tile, found, (), False)
 
-        first = job.finished(lambda k: range(mt), look)
-        if first:
-            plan = lu_plan_in((m, n), nb, job.item, cap, job.workers, first, copied=copied)
-        volume = Volume((m, n), nb, job.item)
-        graph = TaskGraph(f"lu by slabs {m} x {n} tile_size={nb}")
-        work = StoredTiles(job.result(), nb)
-        data: dict[Any, Any] = {"A": StoredTiles(job.source, nb), "P": work}
-        piv = np.arange(least, dtype=np.int32)
-        for k in range(first):
-            if k * nb < least:
-                assert job.checkpoint is not None
-                data[Handle("piv", (k,))] = np.array(job.checkpoint.panels[k]["piv"], np.int32)
-        passing = TileBuffers(graph.handles("buffer"), (nb, nb), plan.slabs.chunk * AHEAD)
-        ragged = n % nb
-        memory = Strips(graph.handles("S"), graph.handles("E"), nt - 1 if ragged else -1, plan.width)
-        columns = min(plan.width, n // nb)
-        data["S"] = TiledMatrix.view(np.empty((m, columns * nb), dtype, "F"), nb)
-        data["E"] = TiledMatrix.view(np.empty((m, ragged), dtype, "F"), nb)
+    with job.going("lu_factor", keywords, apart="C" if tournament else "F", **facts):
+        record, piv, diagonal = (_tiles if tournament else _slabs)(job, plan, cap, check_finite, look)
+        if shape[0] and Handle("M", (0, -(-shape[1] // nb) - 1)) not in sizes:
+            sizes.update(record["M"] if shape[1] else {})
         assert job.output is not None
-        data["F"] = StoredTiles(job.output.matrix, nb)
-        checked = job.checkpoint is not None
-        slab_lu(
-            graph,
-            plan.slabs,
-            first,
-            volume,
-            memory,
-            passing,
-            by_rows=job.source.order == "C",
-            check=check_finite,
-            log=checked,
-            sums=checked,
-            dtype=str(dtype),
-            apart=job.work is not None,
-        )
-        if checked:
-            data["log"] = job.checkpoint
-        if passing.shapes:
-            data["buffer"] = [np.empty(shape, dtype, "F") for shape in passing.shapes]
-        record = job.run(graph, data, plan, volume)
-        diagonal = np.ones(least, dtype)
-        for k, start in enumerate(range(0, least, nb)):
-            local = record.store[Handle("piv", (k,))]
-            piv[start : start + nb] = local + np.int32(start)
-            if k >= first:
-                diagonal[start : start + nb] = record.store[Handle("D", (k,))]
-            else:
-                diagonal[start : start + nb] = _diagonal(work, k, dtype)
-        sizes.update(record["M"] if first < nt and mt else {})
-        lu = job.output.finish(sync=checked)
-    tiling = TiledMatrix((m, n), nb, dtype, np.empty(0, dtype), packed=True)
+        lu = job.output.finish(sync=job.checkpoint is not None)
+    tiling = TiledMatrix(shape, nb, job.source.dtype, np.empty(0, job.source.dtype), packed=True)
     return LUParts(lu, piv, diagonal, sizes, nb), tiling
 
 
-def _diagonal(tiles: StoredTiles, k: int, dtype: np.dtype) -> np.ndarray:
-    """The diagonal of stored tile (k, k)."""
-    tile = tiles[k, k]
-    buffer = np.empty(tile.shape, dtype, "F")
+def _begun(outside: Outside) -> tuple[str, int] | None:
+    """Pivoting and tile size of the run that is to go on, if there is one."""
+    if not outside.resume or outside.checkpoint is None:
+        return None
+    try:
+        facts = read_call(Path(outside.checkpoint))["facts"]
+    except (OSError, CheckpointError):
+        return None  # said where the checkpoint is opened
+    nb = facts.get("tile_size")
+    if facts.get("routine") != "lu_factor" or type(nb) is not int or nb < 1:
+        return None
+    return ("tournament" if facts.get("pivoting") == "tournament" else "partial"), nb
+
+
+Look = Callable[[int, int, np.ndarray], None]
+
+
+def _slabs(job: _Job, plan: SlabPlan, cap: int | None, check: bool, look: Look) -> tuple[Run, np.ndarray, np.ndarray]:
+    """The factor by slabs, with partial pivoting: its run, row exchanges and diagonal."""
+    (m, n), nb, dtype = job.shape, job.nb, job.source.dtype
+    mt, nt = -(-m // nb), -(-n // nb)
+    first = job.finished(lambda k: range(mt), look)
+    if first:
+        copied = table.settles("getrf", str(dtype), "int32")
+        plan = lu_plan_in((m, n), nb, job.item, cap, job.workers, first, copied=copied)
+    volume = Volume((m, n), nb, job.item)
+    graph = TaskGraph(f"lu by slabs {m} x {n} tile_size={nb}")
+    work = StoredTiles(job.result(), nb)
+    data: dict[Any, Any] = {"A": StoredTiles(job.source, nb), "P": work, **job.kept_pivots(first)}
+    passing = TileBuffers(graph.handles("buffer"), (nb, nb), plan.slabs.chunk * AHEAD)
+    ragged = n % nb
+    memory = Strips(graph.handles("S"), graph.handles("E"), nt - 1 if ragged else -1, plan.width)
+    columns = min(plan.width, n // nb)
+    data["S"] = TiledMatrix.view(np.empty((m, columns * nb), dtype, "F"), nb)
+    data["E"] = TiledMatrix.view(np.empty((m, ragged), dtype, "F"), nb)
+    assert job.output is not None
+    data["F"] = StoredTiles(job.output.matrix, nb)
+    checked = job.checkpoint is not None
+    slab_lu(
+        graph,
+        plan.slabs,
+        first,
+        volume,
+        memory,
+        passing,
+        by_rows=job.source.order == "C",
+        check=check,
+        log=checked,
+        sums=checked,
+        dtype=str(dtype),
+        apart=job.work is not None,
+    )
+    if checked:
+        data["log"] = job.checkpoint
+    if passing.shapes:
+        data["buffer"] = [np.empty(shape, dtype, "F") for shape in passing.shapes]
+    record = job.run(graph, data, plan, volume)
+    return record, *_pivots(job, record, first, _read_plain)
+
+
+def _tiles(job: _Job, plan: SlabPlan, cap: int | None, check: bool, look: Look) -> tuple[Run, np.ndarray, np.ndarray]:
+    """The same by tiles, with a tournament."""
+    (m, n), nb, dtype = job.shape, job.nb, job.source.dtype
+    mt = -(-m // nb)
+    orders = _Orders(job)
+    first = job.finished(lambda k: range(mt), look, orders.read)
+    if first:
+        plan = lu_tiles_plan((m, n), nb, job.item, cap, job.workers, first)
+    volume = Volume((m, n), nb, job.item)
+    graph = TaskGraph(f"lu by tiles {m} x {n} tile_size={nb}")
+    memory = TileBuffers(graph.handles("buffer"), (nb, nb), AHEAD * plan.slabs.chunk)
+    spots = TileBuffers(graph.handles("spot"))
+    checked = job.checkpoint is not None
+    tile_lu(graph, plan.slabs, first, volume, memory, spots, check=check, log=checked, dtype=str(dtype))
+    rows, work = orders.after(first), StoredTiles(job.result(), nb)
+    assert job.output is not None
+    data: dict[Any, Any] = {"A": StoredTiles(job.source, nb), "F": StoredTiles(job.output.matrix, nb)}
+    data |= {"P": work, "B": work, "L": work, "order": rows}
+    data |= job.kept_pivots(first)
+    if checked:
+        data["log"] = job.checkpoint
+    data["buffer"] = [np.empty(shape, dtype, "F") for shape in memory.shapes]
+    data["spot"] = [np.empty(shape[0], np.int32) for shape in spots.shapes]
+    record = job.run(graph, data, plan, volume)
+    return record, *_pivots(job, record, first, orders.read)
+
+
+class _Orders:
+    """Which row of the file is which row of the factor, after each block column that a checkpoint has."""
+
+    def __init__(self, job: _Job) -> None:
+        self.job, self.columns, self.rows = job, 0, np.arange(job.shape[0])
+
+    def after(self, columns: int) -> np.ndarray:
+        """The rows when so many block columns are final."""
+        if columns < self.columns:
+            self.columns, self.rows = 0, np.arange(self.job.shape[0])
+        for k, piv in self.job.kept_pivots(columns).items():
+            if k.index[0] >= self.columns:
+                below = self.rows[k.index[0] * self.job.nb :]
+                below[...] = below[permutation(piv, len(below))]
+        self.columns = columns
+        return self.rows
+
+    def read(self, k: int, tile: StoredTile, buffer: np.ndarray) -> None:
+        """Read a tile of a block column that is final."""
+        rows = self.after(k + 1)[tile.row : tile.row + tile.shape[0]]
+        tile.matrix.read_rows(rows, tile.column, [buffer])
+
+
+def _read_plain(k: int, tile: StoredTile, buffer: np.ndarray) -> None:
     tile.matrix.read([(tile.row, tile.column)], [buffer])
-    return buffer.diagonal().copy()
+
+
+def _pivots(
+    job: _Job, record: Run, first: int, read: Callable[[int, StoredTile, np.ndarray], None]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Row exchanges and diagonal, of block columns before ``first`` as an earlier run left them."""
+    least, nb, dtype = min(job.shape), job.nb, job.source.dtype
+    piv, diagonal = np.arange(least, dtype=np.int32), np.ones(least, dtype)
+    kept, work = job.kept_pivots(first), StoredTiles(job.result(), nb)
+    for k, start in enumerate(range(0, least, nb)):
+        if k >= first:
+            local, found = record.store[Handle("piv", (k,))], record.store[Handle("D", (k,))]
+        else:
+            tile = work[k, k]
+            buffer = np.empty(tile.shape, dtype, "F")
+            read(k, tile, buffer)
+            local, found = kept[Handle("piv", (k,))], buffer.diagonal()
+        piv[start : start + nb] = local + np.int32(start)
+        diagonal[start : start + nb] = found
+    return piv, diagonal
 
 
 def _bytes_like(a: Any) -> int:

@@ -12,10 +12,11 @@ from tilewright.arguments import LAPACK
 from tilewright.graph import Handle, TaskGraph
 from tilewright.kernels import table
 from tilewright.keywords import strict
+from tilewright.linalg import lu_tiles
 from tilewright.linalg.cholesky import cholesky_graph
 from tilewright.linalg.qr import r_by_pages
 from tilewright.linalg.qr_plan import qr_plan
-from tilewright.linalg.slab_plan import SlabPlan, cholesky_plan, lu_plan_in
+from tilewright.linalg.slab_plan import SlabPlan, cholesky_plan, lu_plan_in, lu_tiles_plan
 from tilewright.machine import Machine
 from tilewright.rates import current
 from tilewright.runs.text import shown
@@ -127,7 +128,8 @@ def plan(
     ----------
     graph
         `cholesky_graph` and `lu_graph` with partial pivoting are planned by slabs where ``memory`` is less than their
-        data, as ``tiled_cholesky(..., out=, memory=)`` works, Cholesky's in blocks where these read less; and
+        data, as ``tiled_cholesky(..., out=, memory=)`` works, Cholesky's in blocks where these read less; `lu_graph`
+        with a tournament by tiles; and
         `qr_graph` through pages, as ``qr(..., mode="r", out=, memory=)``. Of any other graph all data is in memory.
     tile_size
         Rows and columns of tiles; handles whose room is declared have their own size.
@@ -251,4 +253,9 @@ def _by_slabs(
         copied = table.settles("getrf", dtype, "int32")
         found = lu_plan_in((mt * nb, nt * nb), nb, item, limit, workers, copied=copied)
         return found, ((2 * mt * nt + found.passing) * tile, 2 * mt * nt * tile)
+    if function.__name__ == "_lu_graph" and arguments[2:5:2] == ("tournament", 1):
+        mt, nt = arguments[:2]
+        found = lu_tiles_plan((mt * nb, nt * nb), nb, item, limit, workers)
+        written = mt * nt + lu_tiles.stored(mt, nt)
+        return found, ((2 * mt * nt + found.passing) * tile, written * tile)
     return None, (0, 0)

@@ -7,13 +7,27 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from tilewright.linalg import blocks as by_blocks
+from tilewright.linalg import lu_tiles as by_tiles
+from tilewright.linalg.lu_graph import ENTRANTS
 from tilewright.linalg.slabs import AHEAD, Slabs, cholesky_slabs, lu_slabs
 from tilewright.units import nbytes
 
-__all__ = ["MOVERS", "SlabPlan", "beside", "cholesky_plan", "lu_plan_in", "too_little"]
+__all__ = [
+    "MOVERS",
+    "SlabPlan",
+    "beside",
+    "cholesky_plan",
+    "lu_plan",
+    "lu_plan_in",
+    "lu_plan_sized",
+    "lu_tiles_plan",
+    "too_little",
+]
 
 MOVERS = 2
 """Threads that read and write beside those that compute."""
+
+_STEP, _WIDEST = 64, 4096  # sizes of tiles that are tried
 
 _TASK = 2000  # bytes of a task with its edges, its accesses, its places in policy and trace
 _THREAD = 700_000  # bytes of a thread's stack, heap, caches and lines that are turned
@@ -100,7 +114,15 @@ def lu_plan_in(
     *,
     copied: bool = False,
 ) -> SlabPlan:
-    """The same for an LU factorisation, whose slabs are whole block columns; ``copied``: getrf copies its panel."""
+    """The same for an LU factorisation with partial pivoting, by block columns; ``copied``: its panels are copied."""
+    found, least = _lu_slabs(shape, nb, item, memory, workers, first, copied)
+    return found or too_little(least, memory, f"an LU factorisation of {shape[0]} x {shape[1]}", nb)
+
+
+def _lu_slabs(
+    shape: tuple[int, int], nb: int, item: int, memory: int | None, workers: int, first: int, copied: bool
+) -> tuple[SlabPlan | None, int]:
+    """The plan, if one fits, and the least memory."""
     m, n = shape
     mt, nt = -(-m // nb), -(-n // nb)
     full, column, last = nb * nb * item, m * nb * item, min(mt, nt)
@@ -120,8 +142,104 @@ def lu_plan_in(
     chunk = min(4, max(mt, 1))
     if memory is not None and fit(1, chunk).memory > memory:
         chunk = 1
-    found, least = _largest(lambda width: fit(width, chunk), 1, max(nt, 1), memory)
-    return found or too_little(least, memory, f"an LU factorisation of {m} x {n}", nb)
+    return _largest(lambda width: fit(width, chunk), 1, max(nt, 1), memory)
+
+
+def lu_plan(
+    pivoting: str | None,
+    shape: tuple[int, int],
+    nb: int,
+    item: int,
+    memory: int | None,
+    workers: int,
+    copied: bool = False,
+) -> SlabPlan:
+    """By slabs with partial pivoting, by tiles with a tournament; for None by what reads and writes less.
+
+    Slabs where both move as much, and tiles where no slab fits. MemoryError with the least that would do.
+    """
+    if pivoting == "tournament":
+        return lu_tiles_plan(shape, nb, item, memory, workers)
+    if pivoting is not None:
+        return lu_plan_in(shape, nb, item, memory, workers, copied=copied)
+    slabs, least = _lu_slabs(shape, nb, item, memory, workers, 0, copied)
+    if slabs is not None and len(slabs.slabs.bounds) <= 1:
+        return slabs
+    tiles, other = _lu_tiles(shape, nb, item, memory, workers, 0)
+    if slabs is None or tiles is None:
+        found = slabs or tiles
+        return found or too_little(min(least, other), memory, f"an LU factorisation of {shape[0]} x {shape[1]}", nb)
+    return tiles if _moved(tiles, shape, nb) < _moved(slabs, shape, nb) else slabs
+
+
+def _moved(plan: SlabPlan, shape: tuple[int, int], nb: int) -> int:
+    """Numbers that an LU factorisation reads and writes, beside the passes that all make over matrix and factor."""
+    mt, nt = -(-shape[0] // nb), -(-shape[1] // nb)
+    return (plan.passing + (by_tiles.stored(mt, nt) if plan.slabs.height else mt * nt)) * nb * nb
+
+
+def lu_plan_sized(
+    pivoting: str | None,
+    shape: tuple[int, int],
+    nb: int,
+    item: int,
+    memory: int | None,
+    workers: int,
+    copied: bool = False,
+) -> tuple[SlabPlan, int]:
+    """The same where tiles may be of any size, by default of ``nb``: the plan and its tile size.
+
+    Tiles read n^3/(3 nb) numbers, so those of a tournament are as large as the memory allows, up to a sixteenth of the
+    matrix, which leaves something to do at the same time.
+    """
+    if pivoting not in (None, "tournament") or memory is None:
+        return lu_plan(pivoting, shape, nb, item, memory, workers, copied), nb
+    found: list[tuple[SlabPlan, int]] = []
+    too_small: MemoryError | None = None
+    try:
+        found.append((lu_plan(pivoting, shape, nb, item, memory, workers, copied), nb))
+    except MemoryError as error:
+        too_small = error
+    if not found or found[0][0].passing:
+        most = min(_WIDEST, max(max(shape) // 16, nb))
+        for larger in range(most - most % _STEP, 0, -_STEP):
+            if found and larger <= nb:
+                break
+            plan, _ = _lu_tiles(shape, larger, item, memory, workers, 0)
+            if plan is not None:
+                found.append((plan, larger))
+                break
+    if not found:
+        assert too_small is not None
+        raise too_small
+    return min(found, key=lambda one: _moved(one[0], shape, one[1]))
+
+
+def lu_tiles_plan(
+    shape: tuple[int, int], nb: int, item: int, memory: int | None, workers: int, first: int = 0
+) -> SlabPlan:
+    """For an LU factorisation by tournament and tiles, with as many tiles of a block column as fit."""
+    found, least = _lu_tiles(shape, nb, item, memory, workers, first)
+    return found or too_little(least, memory, f"an LU factorisation of {shape[0]} x {shape[1]} by tournament", nb)
+
+
+def _lu_tiles(
+    shape: tuple[int, int], nb: int, item: int, memory: int | None, workers: int, first: int
+) -> tuple[SlabPlan | None, int]:
+    """The plan, if one fits, and the least memory."""
+    (m, n), full = shape, nb * nb * item
+    mt, nt = -(-m // nb), -(-n // nb)
+
+    def fit(heights: int) -> SlabPlan:
+        slabs = by_tiles.lu_tiles(nt, heights * ENTRANTS, first)
+        tasks = by_tiles.tasks(mt, nt, slabs)
+        data = by_tiles.buffers(shape, nb, slabs) * item
+        rows = 8 * 3 * m + 8 * mt * nt * (2 * nb + 1)  # the order of rows, old and new; norms
+        copies = 2 * min(ENTRANTS, mt) + 1  # of an election: tiles below each other to be factored, again, and winners
+        more = rows + beside(tasks, workers, copies * full) + MOVERS * full
+        return SlabPlan(slabs, 1, data, more, tasks, by_tiles.passing(mt, nt, slabs))
+
+    return _largest(fit, 1, max(-(-mt // ENTRANTS), 1), memory)
 
 
 def beside(tasks: int, workers: int, copies: int) -> int:

@@ -55,12 +55,28 @@ class Lines:
                 os.posix_fadvise(self.descriptor, place + row * step, size, os.POSIX_FADV_WILLNEED)
         if width == self.length and len(tiles) == 1 and tiles[0].flags.c_contiguous:
             move(place, [tiles[0].reshape(-1)])
-        elif all(tile.strides[1] == item for tile in tiles):
-            self._lines(place, step, tiles, fills)
         else:
-            self._turn(place, step, width, tiles, fills)
+            self._all_lines(place + step * np.arange(count), width, tiles, fills)
 
-    def _turn(self, place: int, step: int, width: int, tiles: Sequence[np.ndarray], fills: bool) -> None:
+    def gather(self, lines: np.ndarray, start: int, tiles: Sequence[np.ndarray]) -> None:
+        """Fill tiles from item ``start`` of these lines on, which may lie anywhere."""
+        self._anywhere(lines, start, tiles, True)
+
+    def scatter(self, lines: np.ndarray, start: int, tiles: Sequence[np.ndarray]) -> None:
+        """The same from tiles to the file."""
+        self._anywhere(lines, start, tiles, False)
+
+    def _anywhere(self, lines: np.ndarray, start: int, tiles: Sequence[np.ndarray], fills: bool) -> None:
+        places = self.offset + (lines.astype(np.int64) * self.length + start) * self.dtype.itemsize
+        self._all_lines(places, sum(tile.shape[1] for tile in tiles), tiles, fills)
+
+    def _all_lines(self, places: np.ndarray, width: int, tiles: Sequence[np.ndarray], fills: bool) -> None:
+        if all(tile.strides[1] == self.dtype.itemsize for tile in tiles):
+            self._lines(places, tiles, fills)
+        else:
+            self._turn(places, width, tiles, fills)
+
+    def _turn(self, places: np.ndarray, width: int, tiles: Sequence[np.ndarray], fills: bool) -> None:
         """By way of some lines at a time, of which tiles have the transpose."""
         size = width * self.dtype.itemsize
         height = max(1, _SCRATCH // size)
@@ -69,25 +85,24 @@ class Lines:
         for first in range(0, len(tiles[0]), height):
             some = scratch[: min(height, len(tiles[0]) - first)]
             if fills:
-                self._lines(place + first * step, step, [some], fills)
+                self._lines(places[first : first + len(some)], [some], fills)
             at = 0
             for tile in tiles:
                 here, there = tile[first : first + len(some)], some[:, at : at + tile.shape[1]]
                 np.copyto(*((here, there) if fills else (there, here)))
                 at += tile.shape[1]
             if not fills:
-                self._lines(place + first * step, step, [some], fills)
+                self._lines(places[first : first + len(some)], [some], fills)
 
-    def _lines(self, place: int, step: int, tiles: Sequence[np.ndarray], fills: bool) -> None:
-        """Lines ``step`` bytes apart, the pieces of each in tiles by lines."""
+    def _lines(self, places: np.ndarray, tiles: Sequence[np.ndarray], fills: bool) -> None:
+        """Lines that begin at these bytes, the pieces of each in tiles by lines."""
         move = self._fill if fills else self._put
         count, size = len(tiles[0]), sum(tile.shape[1] for tile in tiles) * self.dtype.itemsize
-        if size == step and len(tiles) == 1 and tiles[0].flags.c_contiguous:
-            move(place, [tiles[0].reshape(-1)])
+        if len(tiles) == 1 and tiles[0].flags.c_contiguous and not np.any(np.diff(places) != size):
+            move(int(places[0]), [tiles[0].reshape(-1)])
             return
         rows: Iterable[int] = range(count)
         if count >= _FEW:
-            places = place + step * np.arange(count)
             pieces = np.empty((count, len(tiles), 2), np.uint64)
             for which, tile in enumerate(tiles):
                 at = tile.__array_interface__["data"][0]
@@ -97,7 +112,7 @@ class Lines:
             if done is not None:
                 rows = np.flatnonzero(done != size).tolist()  # again, to go on with or to say what is wrong
         for row in rows:
-            move(place + row * step, [tile[row] for tile in tiles])
+            move(int(places[row]), [tile[row] for tile in tiles])
 
     def _fill(self, place: int, pieces: list[np.ndarray]) -> None:
         self._all(os.preadv, place, pieces, "read")

@@ -78,6 +78,14 @@ class Stored:
         """Put arrays where blocks begin. OSError if that fails."""
         raise ValueError(f"{self.name} cannot be written")
 
+    def read_rows(self, rows: np.ndarray, column: int, targets: Sequence[np.ndarray]) -> None:
+        """Fill arrays, which stand next to each other from ``column`` on, with these rows, in any order."""
+        raise ValueError(f"{self.name} has no rows in any order")
+
+    def write_rows(self, rows: np.ndarray, column: int, sources: Sequence[np.ndarray]) -> None:
+        """Put arrays, which stand next to each other from ``column`` on, into these rows."""
+        raise ValueError(f"{self.name} has no rows in any order")
+
     def sync(self) -> None:
         """Return when all that was written would survive a loss of power."""
 

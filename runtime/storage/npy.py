@@ -48,6 +48,17 @@ class RawFile(Stored):
     def write(self, places: Sequence[Place], sources: Sequence[np.ndarray]) -> None:
         self._bands(places, sources, self.lines.write)
 
+    def read_rows(self, rows: np.ndarray, column: int, targets: Sequence[np.ndarray]) -> None:
+        self._by_rows().gather(rows, column, targets)
+
+    def write_rows(self, rows: np.ndarray, column: int, sources: Sequence[np.ndarray]) -> None:
+        self._by_rows().scatter(rows, column, sources)
+
+    def _by_rows(self) -> Lines:
+        if self.order != "C":
+            raise ValueError(f"{self.name} lies by columns, so its rows are no lines")
+        return self.lines
+
     def _bands(self, places: Sequence[Place], tiles: Sequence[np.ndarray], move: Callable[..., None]) -> None:
         """Blocks that stand next to each other along the lines are moved together."""
         band: list[np.ndarray] = []

@@ -20,10 +20,12 @@ __all__ = [
     "MOVES",
     "commit",
     "compare",
+    "gather",
     "keep",
     "load",
     "load_told",
     "restore",
+    "scatter",
     "settle",
     "store",
     "store_after",
@@ -138,6 +140,35 @@ def _store_after(
     _store(buffers, tiles, sums)
 
 
+def _gather(
+    order: np.ndarray, whole: Sequence[np.ndarray], tiles: Sequence[StoredTile], buffers: Sequence[np.ndarray]
+) -> None:
+    """Tiles of a matrix whose row r is row ``order[r]`` of the file; those of the same rows are read together.
+
+    ``whole`` is for the order of tasks alone: their rows may have been stored as rows of any tile.
+    """
+    start = 0
+    while start < len(tiles):
+        end, column = start, tiles[start].column
+        while end < len(tiles) and (tiles[end].row, tiles[end].column) == (tiles[start].row, column):
+            column += tiles[end].shape[1]
+            end += 1
+        first = tiles[start]
+        first.matrix.read_rows(order[first.row : first.row + first.shape[0]], first.column, buffers[start:end])
+        start = end
+    if tiles:
+        tiles[0].matrix.count(read=sum(buffer.nbytes for buffer in buffers))
+
+
+def _scatter(order: np.ndarray, buffer: np.ndarray, tile: StoredTile, sums: bool = False) -> None:
+    if sums:
+        tile.sum = checksum(buffer)
+    tile.matrix.write_rows(order[tile.row : tile.row + tile.shape[0]], tile.column, [buffer])
+    tile.matrix.count(written=buffer.nbytes)
+
+
+gather = Op("load", _gather, in_place=True)
+scatter = Op("store", _scatter, in_place=True)
 load = Op("load", _load, in_place=True)
 load_told = Op("load", _load_told, in_place=True)
 store_after = Op("store", _store_after, in_place=True)

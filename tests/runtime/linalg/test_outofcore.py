@@ -691,7 +691,9 @@ def run(path, n, **how):
         return tw.solve(path, np.ones(n), **how)
     if name in ("qr", "tall"):
         return tw.qr(path, out=("q.npy", "r.npy"), overwrite_out=True, **how)
-    return {"cholesky": tw.tiled_cholesky, "lu": tw.lu_factor}[name](path, out="x.npy", overwrite_out=True, **how)
+    if name == "tournament":
+        how["pivoting"] = name
+    return (tw.tiled_cholesky if name == "cholesky" else tw.lu_factor)(path, out="x.npy", overwrite_out=True, **how)
 
 np.save("a.npy", matrix(2 * nb))
 run("a.npy", 2 * nb)                                                      # what libraries keep for themselves
@@ -714,7 +716,7 @@ for n in map(int, sys.argv[3:]):
 
 @measures_the_machine
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux says how much a process had at its peak")
-@pytest.mark.parametrize("routine", ["cholesky", "lu", "qr", "tall", "solve"])
+@pytest.mark.parametrize("routine", ["cholesky", "lu", "tournament", "qr", "tall", "solve"])
 def test_a_process_grows_by_no_more_than_a_quarter_of_the_matrix(here, routine):
     done = subprocess.run(
         [sys.executable, "-c", RSS, routine, "128", "800", "1100", "1500"],
