@@ -189,10 +189,10 @@ def lu_plan_sized(
 ) -> tuple[SlabPlan, int]:
     """The same where tiles may be of any size, by default of ``nb``: the plan and its tile size.
 
-    Tiles read n^3/(3 nb) numbers, so those of a tournament are as large as the memory allows, up to a sixteenth of the
-    matrix, which leaves something to do at the same time.
+    Where no slab of that size fits, narrower ones are tried. Tiles read n^3/(3 nb) numbers, so those of a tournament
+    are as large as the memory allows, up to a sixteenth of the matrix, which leaves something to do at the same time.
     """
-    if pivoting not in (None, "tournament") or memory is None:
+    if memory is None:
         return lu_plan(pivoting, shape, nb, item, memory, workers, copied), nb
     found: list[tuple[SlabPlan, int]] = []
     too_small: MemoryError | None = None
@@ -200,14 +200,18 @@ def lu_plan_sized(
         found.append((lu_plan(pivoting, shape, nb, item, memory, workers, copied), nb))
     except MemoryError as error:
         too_small = error
-    if not found or found[0][0].passing:
+    if pivoting != "tournament" and not (found and found[0][0].slabs.height == 0):
+        for smaller in range(nb - nb % _STEP, 0, -_STEP):
+            slabs, _ = _lu_slabs(shape, smaller, item, memory, workers, 0, copied)
+            found += [(slabs, smaller)] if slabs is not None else []
+    if pivoting in (None, "tournament") and (not found or found[0][0].passing):
         most = min(_WIDEST, max(max(shape) // 16, nb))
         for larger in range(most - most % _STEP, 0, -_STEP):
             if found and larger <= nb:
                 break
-            plan, _ = _lu_tiles(shape, larger, item, memory, workers, 0)
-            if plan is not None:
-                found.append((plan, larger))
+            tiles, _ = _lu_tiles(shape, larger, item, memory, workers, 0)
+            if tiles is not None:
+                found.append((tiles, larger))
                 break
     if not found:
         assert too_small is not None

@@ -2,7 +2,7 @@
 
 import os
 import re
-from contextlib import closing
+from contextlib import closing, suppress
 
 import numpy as np
 import pytest
@@ -155,20 +155,24 @@ class TestPlan:
         assert "in blocks of 4 block rows" in str(run) and "in blocks of 4 block rows" in str(plan)
 
     def test_without_a_tile_size_what_moves_less_is_taken(self):
-        n, nb, seen = 32768, 256, []
-        for share in (4, 16, 48, 64):
-            cap = n * n * 8 // share
-            found, size = lu_plan_sized(None, (n, n), nb, 8, cap, 2)
-            tiles, other = lu_plan_sized("tournament", (n, n), nb, 8, cap, 2)
-            assert found.memory <= cap
-            try:
-                slabs = lu_plan_in((n, n), nb, 8, cap, 2)
-            except MemoryError:
-                assert (found, size) == (tiles, other)
-            else:
-                assert moved(found, n, size) == min(moved(tiles, n, other), moved(slabs, n, nb))
-            seen.append(found.slabs.height > 0)
-        assert seen == sorted(seen) and set(seen) == {False, True}
+        nb, seen = 256, []
+        for n, share in ((32768, 4), (32768, 16), (65536, 28), (32768, 48)):
+            cap, choices = n * n * 8 // share, []
+            for size in range(nb, 0, -64):  # the usual ones first
+                with suppress(MemoryError):
+                    choices.append(moved(lu_plan_in((n, n), size, 8, cap, 2), n, size))
+            tiles, size = lu_plan_sized("tournament", (n, n), nb, 8, cap, 2)
+            found, chosen = lu_plan_sized(None, (n, n), nb, 8, cap, 2)
+            assert max(found.memory, tiles.memory) <= cap
+            assert moved(found, n, chosen) <= min([moved(tiles, n, size), *choices][:2])
+            seen.append((chosen, found.slabs.height > 0))
+        assert seen[0] == (nb, False) and seen[-1][0] > nb and seen[-1][1]
+
+    def test_without_a_tile_size_narrower_slabs_are_tried_before_no_slab_fits(self):
+        shape, nb = (2048, 2048), 256
+        cap = least(lu_plan_in, shape, nb, 8) // 2
+        plan, size = lu_plan_sized("partial", shape, nb, 8, cap, 2)
+        assert size < nb and plan.memory <= cap and not plan.slabs.height
 
     def test_with_a_tile_size_tiles_are_taken_where_no_block_column_fits(self):
         shape = (1024, 1024)
