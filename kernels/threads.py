@@ -84,6 +84,7 @@ class one_call:  # noqa: N801
 
     def __enter__(self) -> None:
         of_process, of_thread = _of_library(self.library, choice.changes(), blas.count(), "torch" in sys.modules)
+        _met()
         self.before = _set(of_thread, 1)
         self.held = bool(of_process)
         if of_process:
@@ -102,6 +103,17 @@ def _of_library(name: str, changes: int, count: int, torch: bool) -> _Settings:
     if not settings:
         return _settings()
     return tuple([s for s in settings if not s.of_thread]), tuple([s for s in settings if s.of_thread])
+
+
+def _met() -> None:
+    """Let torch meet the calling thread, if it is loaded.
+
+    At its first work in a thread it sets the numbers of threads of OpenMP and MKL there, if `torch.set_num_threads` was
+    ever called: that may not come between ours and a kernel.
+    """
+    count = getattr(sys.modules.get("torch"), "get_num_threads", None)
+    if count is not None:
+        count()
 
 
 def _set(settings: Iterable[Setting], count: int) -> list[tuple[Setting, int]]:
@@ -155,6 +167,7 @@ class task_threads:  # noqa: N801
 
     def __enter__(self) -> None:
         count = self.count
+        _met()
         self.before = _set(_settings()[1], count)
         self.openmp: contextlib.AbstractContextManager[Any] | None = None
         if count != 1:
