@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import lru_cache, update_wrapper
 from inspect import BoundArguments, signature
 from typing import Any, Concatenate, ParamSpec
 
-from tilewright.graph import Layout, Task, TaskGraph
+from tilewright.door import upstairs
+from tilewright.graph import DeferredGraph, Layout, Task, TaskGraph
 from tilewright.host.garbage import uncollected
 from tilewright.scalars import plain, positive
 
-__all__ = ["graph_builder"]
+__all__ = ["MANY", "graph_builder"]
 
 P = ParamSpec("P")
+
+MANY = 5_000
+"""Tasks from which on a graph is planned from its loops, if it has such; to record them takes some milliseconds."""
 
 
 def graph_builder(
@@ -24,6 +29,7 @@ def graph_builder(
     known: Callable[..., bool] | None = None,
     layout: Callable[..., Layout | None] | None = None,
     extents: Callable[..., Mapping[str, tuple[int, int]]] | None = None,
+    tasks: Callable[..., float] | None = None,
 ) -> Callable[[Callable[Concatenate[TaskGraph, P], TaskGraph | None]], Callable[P, TaskGraph]]:
     """Make a function that inserts tasks into a graph one that returns a graph.
 
@@ -46,6 +52,9 @@ def graph_builder(
         ``layout(*arguments)``: where the handles live, if the graph says so: `TaskGraph.layout`.
     extents
         ``extents(*arguments)``: tile rows and columns of the matrices it works on, by name; data is checked with it.
+    tasks
+        ``tasks(*arguments)``: about how many tasks there are. Where that is `MANY` and the loops are such as
+        `tilewright.passes.loops` knows, they are recorded, and the tasks made when somebody asks for one.
 
     Examples
     --------
@@ -76,13 +85,26 @@ def graph_builder(
                 return None
             return lambda task: levels(task, *values)
 
+        def many(values: tuple[Any, ...]) -> bool:
+            assert tasks is not None
+            with suppress(TypeError):  # what is wrong with an argument is said by the function
+                return tasks(*values) >= MANY
+            return False
+
+        def deferred(called: str, values: tuple[Any, ...]) -> TaskGraph | None:
+            loops = upstairs("passes.loops:recorded")(call, values)
+            return None if loops is None else DeferredGraph(called, loops, lambda g: function(g, *values))
+
         def build(*args: P.args, **kwargs: P.kwargs) -> TaskGraph:
             bound = parameters.bind(None, *map(plain, args), **{name: plain(value) for name, value in kwargs.items()})
-            g = TaskGraph(title(bound))
+            called = title(bound)
             values: tuple[Any, ...] = bound.args[1:]
-            with uncollected():
-                made = function(g, *bound.args[1:], **bound.kwargs)
-            graph = g if made is None else made
+            graph = deferred(called, values) if tasks is not None and many(values) else None
+            if graph is None:
+                graph = TaskGraph(called)
+                with uncollected():
+                    made = function(graph, *bound.args[1:], **bound.kwargs)
+                graph = graph if made is None else made
             form = formula(values)
             if form is not None:
                 graph.closed_form = form

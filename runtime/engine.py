@@ -143,7 +143,7 @@ def run(
         except BaseException as error:
             left = take(error)
             if left is not None:
-                error.run = told(left[0], graph.tasks[left[1]])  # type: ignore[attr-defined]
+                error.run = told(left[0], graph.numbered(left[1]))  # type: ignore[attr-defined]
             raise
     return told(trace)
 

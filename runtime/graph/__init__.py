@@ -15,6 +15,7 @@ O(accesses + edges), never a scan over tasks.
 """
 
 from tilewright.graph.access import RW, Access, R, Use, W
+from tilewright.graph.deferred import DeferredGraph
 from tilewright.graph.handle import Handle, Handles
 from tilewright.graph.layout import Layout
 from tilewright.graph.op import Op
@@ -22,4 +23,18 @@ from tilewright.graph.paths import CriticalPath
 from tilewright.graph.task import Task
 from tilewright.graph.task_graph import TaskGraph
 
-__all__ = ["R", "RW", "W", "Access", "CriticalPath", "Handle", "Handles", "Layout", "Op", "Task", "TaskGraph", "Use"]
+__all__ = [
+    "R",
+    "RW",
+    "W",
+    "Access",
+    "CriticalPath",
+    "DeferredGraph",
+    "Handle",
+    "Handles",
+    "Layout",
+    "Op",
+    "Task",
+    "TaskGraph",
+    "Use",
+]

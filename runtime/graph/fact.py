@@ -22,7 +22,7 @@ class Fact(Generic[T]):
         if graph is None:
             return self.default
         count, value = graph.__dict__.get(self.name, (0, self.default))
-        return value if count == len(graph.tasks) else self.default
+        return value if count == len(graph) else self.default
 
     def __set__(self, graph: Any, value: T) -> None:
-        graph.__dict__[self.name] = len(graph.tasks), value
+        graph.__dict__[self.name] = len(graph), value

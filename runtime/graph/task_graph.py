@@ -66,6 +66,8 @@ class TaskGraph:
     """What policies found that is true of the tasks alone, by policy."""
     extents: Fact[dict[str, tuple[int, int]]] = Fact({})
     """Tile rows and columns of the matrices that the algorithm works on, where its author knows."""
+    loops: Fact[Any] = Fact(None)
+    """The loops that insert the tasks, a `tilewright.passes.loops.Nest`, where the builder recorded them."""
 
     def __init__(self, name: str = "graph") -> None:
         self.name = text(name, "name of a graph")
@@ -321,7 +323,12 @@ class TaskGraph:
         return iter(self.tasks)
 
     def __repr__(self) -> str:
-        return f"TaskGraph({self.name!r}, {len(self.tasks)} tasks)"
+        return f"TaskGraph({self.name!r}, {len(self)} tasks)"
+
+    @property
+    def unrolled(self) -> bool:
+        """Whether all tasks are there as objects; those of many from loops are made when somebody asks for them."""
+        return True
 
     @property
     def written(self) -> Iterator[Handle]:
@@ -337,6 +344,15 @@ class TaskGraph:
     def handles_used(self) -> Iterator[Handle]:
         """Every handle that some task accesses, in order of first access."""
         return iter(self._state)
+
+    @property
+    def families(self) -> list[str]:
+        """The names of all handles that some task accesses."""
+        return list(dict.fromkeys(handle.name for handle in self._state))
+
+    def numbered(self, number: int) -> Task:
+        """The task of that number, ``tasks[number]``; of a graph that is not `unrolled` it is made alone."""
+        return self.tasks[number]
 
     def task(self, label: str) -> Task:
         """The first task with this label, such as ``"gemm(3,1,0)"``. KeyError if there is none. O(tasks)."""

@@ -9,7 +9,6 @@ from typing import Any
 
 from tilewright.arguments import is_chunked
 from tilewright.backends import check_call, find_engine, named
-from tilewright.backends.execution.rooms import provide
 from tilewright.distribution import BlockCyclic, chosen_owner, near_square
 from tilewright.engine import run
 from tilewright.graph import TaskGraph
@@ -239,9 +238,7 @@ class Call:
 
     def _planned(self, graph: TaskGraph, data: Mapping[str, Any], workers: int | None, limit: int) -> int:
         """Bytes that a run is expected to take, on the fullest rank. MemoryError if that is more than the limit."""
-        store = Store(data)
-        provide(graph, store)
-        needs = self.engine.needs(graph, store, workers)
+        needs = self.engine.needs(graph, Store(data), workers)
         most = max(needs)
         if most > limit:
             where = f" on rank {needs.index(most)}" if len(needs) > 1 else " beside the matrix"

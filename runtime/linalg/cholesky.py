@@ -64,7 +64,12 @@ def bottom_level(task: Task, nt: int) -> float:
     return 3 * (i - k) + (9 * (nt - i) - 10 if i < nt - 1 else 1)
 
 
-@graph_builder("cholesky nt={nt}", levels=bottom_level, extents=lambda nt: {"A": (nt, nt)})
+@graph_builder(
+    "cholesky nt={nt}",
+    levels=bottom_level,
+    extents=lambda nt: {"A": (nt, nt)},
+    tasks=lambda nt: nt * (nt + 1) * (nt + 2) / 6,
+)
 def cholesky_graph(g: TaskGraph, nt: int) -> None:
     """The task graph of the Cholesky factorisation of nt x nt tiles, handles ``A[i,j]``.
 

@@ -30,6 +30,7 @@ from tilewright.linalg.lu_graph import (
     PANELS,
     PIVOTING,
     UPDATES,
+    about,
     bottom_level,
     checked_threshold,
     has_closed_form,
@@ -74,6 +75,9 @@ _FED_BY_ONE = 16  # workers that panels of one task keep busy
     ),
     known=lambda shape, nb, pivoting, update, in_place, check, dtype, ranks, leaf=1, panel="", tau=1.0, together=1: (
         has_closed_form(pivoting, ranks, together)
+    ),
+    tasks=lambda shape, nb, pivoting, update, in_place, check, dtype, ranks, *_: about(
+        -(-shape[0] // nb), -(-shape[1] // nb), update if ranks == 1 else "tile"
     ),
 )
 def _factor_graph(

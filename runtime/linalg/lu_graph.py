@@ -41,6 +41,7 @@ __all__ = [
     "PIVOTING",
     "THRESHOLD",
     "UPDATES",
+    "about",
     "bottom_level",
     "checked_threshold",
     "lu_graph",
@@ -419,6 +420,11 @@ def lu_graph(
     return _lu_graph(mt, nt, pivoting, update, ranks, leaf, shape, tile_size, dtype, panel, tau, together)
 
 
+def about(mt: int, nt: int, update: str) -> float:
+    """How many tasks a factorisation has, but for lower terms and a factor of up to 1.5."""
+    return min(mt, nt) * (mt * nt / 3 if update == "tile" else nt / 2)
+
+
 def checked_threshold(threshold: Any, pivoting: str | None) -> float:
     """tau of threshold pivoting; 1 for any other, which refuse one. ``pivoting`` None is not chosen yet."""
     if threshold is None:
@@ -447,6 +453,7 @@ def _checked_shape(shape: Any) -> tuple[int, int]:
     ),
     known=lambda mt, nt, pivoting, update, ranks, *others: has_closed_form(pivoting, ranks, others[-1]),
     extents=lambda mt, nt, *_: {"A": (mt, nt)},
+    tasks=lambda mt, nt, pivoting, update, ranks, *_: about(mt, nt, update if ranks == 1 else "tile"),
 )
 def _lu_graph(
     g: TaskGraph,

@@ -57,7 +57,9 @@ MODES = ("full", "economic", "r", "raw")
 # ------------------------------------------------------------------ graphs
 
 
-@graph_builder("qr {plan.m} x {plan.n} tile_size={plan.width}", cache=32, layout=layout_of)
+@graph_builder(
+    "qr {plan.m} x {plan.n} tile_size={plan.width}", cache=32, layout=layout_of, tasks=lambda plan, *_: plan.tasks
+)
 def _qr_graph(
     g: TaskGraph, plan: QRPlan, columns: int | None, positive: bool, in_place: bool, check: bool, over: bool = False
 ) -> None:
@@ -80,7 +82,9 @@ def _qr_graph(
         g.temporary.add("A")  # nobody asked for the reflections: ranks keep them
 
 
-@graph_builder("qr_factor {plan.m} x {plan.n} tile_size={plan.width}", cache=32, layout=layout_of)
+@graph_builder(
+    "qr_factor {plan.m} x {plan.n} tile_size={plan.width}", cache=32, layout=layout_of, tasks=lambda plan, *_: plan.tasks
+)
 def _factor_graph(g: TaskGraph, plan: QRPlan, in_place: bool, check: bool) -> None:
     """The graph behind `qr_factor`; there is data for T, S and the signs of R."""
     A, D = g.handles("A"), g.handles("D")
@@ -89,7 +93,7 @@ def _factor_graph(g: TaskGraph, plan: QRPlan, in_place: bool, check: bool) -> No
     H = Reflections.given(g, plan)
     insert_qr(g, H, plan)
     diagonal = g.handles("diagonal", shape=lambda k: reflections(plan, k, k), dtype=plan.dtype, keep=True)
-    for k in range(plan.panels):
+    for k in g.range(plan.panels):
         g.insert(signs, R(H.diagonal(k)), W(D[k, 0]))
         g.insert(diag, R(H.diagonal(k)), W(diagonal[k]))
 

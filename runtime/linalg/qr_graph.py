@@ -70,6 +70,11 @@ class QRPlan(NamedTuple):
     def panels(self) -> int:
         return min(self.mt, self.nt)
 
+    @property
+    def tasks(self) -> float:
+        """About how many a factorisation has."""
+        return self.panels * (self.nt / 2 if self.tree == PANEL else self.mt * self.nt / 3)
+
     def steps(self) -> list[list[Elimination]]:
         """By column, its eliminations."""
         return by_column(eliminations(self.tree, self.mt, self.nt, self.ranks), self.panels)
@@ -417,7 +422,11 @@ def _name(mt: int, nt: int, tree: Tree) -> str:
     return f"qr mt={mt} nt={nt} {word}"
 
 
-@graph_builder(lambda mt, nt, tree, ranks: _name(mt, nt, tree), extents=lambda mt, nt, tree, ranks: {"A": (mt, nt)})
+@graph_builder(
+    lambda mt, nt, tree, ranks: _name(mt, nt, tree),
+    extents=lambda mt, nt, tree, ranks: {"A": (mt, nt)},
+    tasks=lambda mt, nt, tree, ranks: min(mt, nt) * (nt / 2 if tree == PANEL else mt * nt / 3),
+)
 def _outline(g: TaskGraph, mt: int, nt: int, tree: Tree, ranks: int) -> None:
     H = Reflections.rooms(g, None, g.handles("A"))
     if tree == PANEL:
@@ -426,6 +435,10 @@ def _outline(g: TaskGraph, mt: int, nt: int, tree: Tree, ranks: int) -> None:
         qr_tiles(g, H, g.handles("V"), mt, nt, columns_of(g, tree, mt, nt, ranks))
 
 
-@graph_builder(lambda plan: _name(plan.mt, plan.nt, plan.tree), extents=lambda plan: {"A": (plan.mt, plan.nt)})
+@graph_builder(
+    lambda plan: _name(plan.mt, plan.nt, plan.tree),
+    extents=lambda plan: {"A": (plan.mt, plan.nt)},
+    tasks=lambda plan: plan.tasks,
+)
 def _sized(g: TaskGraph, plan: QRPlan) -> None:
     insert_qr(g, Reflections.rooms(g, plan, g.handles("A")), plan)

@@ -25,6 +25,7 @@ Levels = Callable[[Task, int], float]
     cache=32,
     levels=lambda task, loop, nt, in_place, check, clear, rest, levels: levels(task, nt),
     known=lambda loop, nt, in_place, check, clear, rest, levels: levels is not None,
+    tasks=lambda loop, nt, *_: nt**3 / 6,
 )
 def triangle_graph(
     g: TaskGraph,
@@ -67,7 +68,9 @@ def triangle_graph(
                 g.insert(zero, W(A[i, j]))
 
 
-@graph_builder(lambda loop, nt, *_: f"{loop.__name__} nt={nt} by columns", cache=32)
+@graph_builder(
+    lambda loop, nt, *_: f"{loop.__name__} nt={nt} by columns", cache=32, tasks=lambda loop, nt, *_: nt**3 / 6
+)
 def turned_graph(g: TaskGraph, loop: Loop, nt: int, rest: tuple[Any, ...] = ()) -> None:
     """The same in place in a matrix that lies by columns, handles ``A[i,j]`` the tiles of its transpose, by rows.
 

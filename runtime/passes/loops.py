@@ -12,7 +12,12 @@ is unrolled.
 
 from __future__ import annotations
 
+import zlib
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
+from functools import cached_property
+from itertools import product
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
@@ -20,12 +25,16 @@ import numpy as np
 from tilewright.graph import Access, Handle, Op, Task, TaskGraph, Use
 from tilewright.rooms import Room
 
-__all__ = ["Index", "Loop", "Member", "Nest", "NotALoop", "Statement", "Value", "nest_of", "record"]
+__all__ = ["Index", "Loop", "Member", "Nest", "NotALoop", "Statement", "Value", "nest_of", "record", "recorded"]
 
 MOST_STATEMENTS = 64  # more are no loop but its tasks
 MOST_ROWS = 10**7  # turns of the loops around innermost ones, whose first tasks are kept
 
 Array = np.ndarray
+
+_TILES = 1024  # whose accesses are looked at together
+_USES = 1 << 24  # more than a task has
+_NEVER = 1 << 62
 
 
 class NotALoop(Exception):  # noqa: N818 - no error of a caller
@@ -96,6 +105,11 @@ class Index:
         for loop, c in self.coefficients.items():
             total += c * values[loop]
         return total
+
+
+    def value_at(self, at: dict[int, int]) -> int:
+        """The same at one place."""
+        return self.constant + sum(c * at[loop] for loop, c in self.coefficients.items())
 
 
 class Value(NamedTuple):
@@ -190,6 +204,11 @@ class Loop:
         """How many there are at these of the indices around it."""
         stop = np.minimum.reduce([stop.at(values, rows) for stop in self.stops])
         return np.maximum(-(-(stop - self.start.at(values, rows)) // self.step), 0)
+
+    def values_at(self, at: dict[int, int]) -> range:
+        """Its indices at these of the loops around it."""
+        start, stop = self.start.value_at(at), min(stop.value_at(at) for stop in self.stops)
+        return range(start, start - (start - stop) // self.step)
 
     def limits(self) -> list[Index]:
         """What is not negative in each of its turns."""
@@ -366,6 +385,28 @@ class Nest:
     def __reduce__(self) -> tuple[Any, ...]:
         return _again, (*self.recipe, self.temporary)
 
+    @cached_property
+    def families(self) -> dict[str, bool]:
+        """The names of all handles that tasks access, and whether some task writes one of them."""
+        found: dict[str, bool] = {}
+        for statement in self.statements:
+            for member in statement.members:
+                found[member.name] = found.get(member.name, False) or member.access is not Access.READ
+        return found
+
+    @cached_property
+    def checksum(self) -> int:
+        """Of the whole program: loops, ops, accesses and parameters. Equal loops insert equal tasks."""
+        said = [f"{self.tasks}"]
+        for statement in self.statements:
+            said += [_said((loop.number, loop.start, loop.stops, loop.step)) for loop in statement.loops]
+            said += [_said((*member[:3], member.argument)) for member in (*statement.members, statement.placed)]
+            for member in statement.members:
+                said += [_said((loop.number, loop.start, loop.stops, loop.step)) for loop in member.loops]
+            op = statement.op.name if isinstance(statement.op, Op) else statement.op
+            said.append(_said((op, statement.arguments, statement.params, statement.priority, statement.position)))
+        return zlib.crc32("\n".join(said).encode())
+
     def _count(self, loop: Loop, values: dict[int, Array], rows: int) -> Array:
         """How many tasks each turn of a loop inserts; notes how many it inserted before each member of its body."""
         total = np.zeros(rows, np.int64)
@@ -410,9 +451,46 @@ class Nest:
                 mine = widest.setdefault(member.name, [0] * len(member.index))
                 if len(mine) != len(member.index):
                     raise NotALoop(f"handles of {member.name} have {len(mine)} and {len(member.index)} indices")
+                stepping = [loop for loop in (*statement.loops, *member.loops) if loop.step > 1]
                 for n, place in enumerate(member.index):
-                    mine[n] = max(mine[n], _span(place, ends)[1] + 1)
+                    most = _span(place, ends)[1] + 1
+                    for loop in stepping:  # its value stays below its stops, however large its start is
+                        beside = place - loop.value
+                        if loop.number in place.coefficients and loop.number not in beside.coefficients:
+                            start = loop.value - loop.index.times(loop.step)
+                            most = min(most, *(_span(stop + start + beside, ends)[1] for stop in loop.stops))
+                    mine[n] = max(mine[n], most)
         return widest
+
+    def within(self, name: str, extents: tuple[int, ...]) -> bool:
+        """Whether all handles of a family have indices below these."""
+        widest = tuple(self.widest[name])
+        if len(widest) != len(extents):
+            return False
+        if all(most <= extent for most, extent in zip(widest, extents, strict=True)):
+            return True
+        tiles = np.indices(widest).reshape(len(widest), -1)  # the bounds of loops may be larger than what they reach
+        outside = [*tiles[:, (tiles >= np.array(extents)[:, None]).any(axis=0)]]
+        members = [(s, member) for s in self.statements for member in s.members if member.name == name]
+        return not any(len(self.accessing(statement, member, outside)[0]) for statement, member in members)
+
+    def handles(self, name: str) -> list[Handle]:
+        """The handles of a family that tasks access, in order of first access. O(accesses to it)."""
+        extents = self.widest[name]
+        first = np.full(int(np.prod(extents)), _NEVER)
+        for start in range(0, len(first), _TILES):
+            some = np.arange(start, min(start + _TILES, len(first)))
+            tiles = list(np.unravel_index(some, extents)) if extents else []
+            for statement in self.statements:
+                for member in statement.members:
+                    if member.name == name:
+                        which, values = self.accessing(statement, member, tiles)
+                        number = self.numbers(statement, values, len(which))
+                        place = self.places(statement, member, values, len(which))
+                        np.minimum.at(first, some[which], number * _USES + place)
+        order = np.argsort(first, kind="stable")[: np.count_nonzero(first < _NEVER)]
+        places = zip(*(column.tolist() for column in np.unravel_index(order, extents)), strict=True) if extents else [()]
+        return [Handle(name, place) for place, _ in zip(places, order, strict=True)]
 
     def numbers(self, statement: Statement, values: dict[int, Array], rows: int) -> Array:
         """The tasks of a statement by their number in program order."""
@@ -428,6 +506,79 @@ class Nest:
             row = loop.first[row] + turn
             number += loop.offset[row]
         return number + around.before[statement.position][row]
+
+    def task(self, number: int) -> Task:
+        """The task of that number, as in the unrolled graph. O(accesses to what it uses)."""
+        statement, at = self._found(number)
+        uses: list[Use] = []
+        sizes = [0 if group else -1 for group in statement.arguments]
+        for member in statement.members:
+            for turn in product(*(loop.values_at(at) for loop in member.loops)):
+                inner = at | dict(zip((loop.number for loop in member.loops), turn, strict=True))
+                uses.append(Use(_handle_at(member, inner), member.access))
+                if statement.arguments[member.argument]:
+                    sizes[member.argument] += 1
+        values = {loop: np.array([value]) for loop, value in at.items()}
+        params, label = (
+            None if things is None else tuple(listed(thing, values, 1)[0] for thing in things)
+            for things in (statement.params, statement.label)
+        )
+        return Task(
+            number,
+            listed(statement.op, values, 1)[0],
+            tuple(uses),
+            params or (),
+            tuple(sorted(self._before(number, uses))),
+            _handle_at(statement.placed, at) if statement.placed.argument < 0 else None,
+            statement.priority,
+            tuple(sizes) if any(statement.arguments) else (),
+            label,
+        )
+
+    def _found(self, number: int) -> tuple[Statement, dict[int, int]]:
+        """The statement of a task, and the indices of the loops around it: `numbers` the other way round."""
+        around, row, left = self.outer, 0, number
+        at: dict[int, int] = {}
+        while True:
+            before = [int(count[row]) for count in around.before]
+            place = bisect_right(before, left) - 1  # of those that begin there the last one has tasks
+            node = around.body[place]
+            left -= before[place]
+            if isinstance(node, Statement):
+                return node, at
+            if node.innermost:
+                turn, position = divmod(left, len(node.body))
+                at[node.number] = int(node.low[row]) + turn
+                found = node.body[position]
+                assert isinstance(found, Statement)
+                return found, at
+            first = int(node.first[row])
+            turn = int(np.searchsorted(node.offset[first : first + len(node.values_at(at))], left, side="right")) - 1
+            at[node.number] = int(node.low[row]) + turn
+            around, row = node, first + turn
+            left -= int(node.offset[row])
+
+    def _before(self, number: int, uses: list[Use]) -> set[int]:
+        """The tasks that one with these uses waits for: the rules of `tilewright.graph`."""
+        edges: set[int] = set()
+        for handle in dict.fromkeys(use.handle for use in uses):
+            found: list[tuple[int, int, bool]] = []
+            for statement in self.statements:
+                for member in statement.members:
+                    if member.name == handle.name:
+                        tile = [np.array([place]) for place in handle.index]
+                        which, values = self.accessing(statement, member, tile)
+                        numbers = self.numbers(statement, values, len(which))
+                        some = numbers <= number
+                        places = self.places(statement, member, values, len(which))[some]
+                        reads = member.access is Access.READ
+                        found += [(*row, reads) for row in zip(numbers[some].tolist(), places.tolist(), strict=True)]
+            writer, readers = -1, list[int]()
+            for task, _, reads in sorted(found):
+                if task == number:
+                    edges.update([writer] if reads or not readers else readers)
+                writer, readers = (writer, [*readers, task]) if reads else (task, [])
+        return edges - {-1, number}
 
     def places(self, statement: Statement, member: Member, values: dict[int, Array], rows: int) -> Array:
         """Where accesses stand among all of their tasks."""
@@ -497,6 +648,23 @@ class Nest:
         for number, (index, known) in others.items():
             values[number] = index.at(values, len(which)) + known[which]
         return which, values
+
+
+def _handle_at(member: Member, at: dict[int, int]) -> Handle:
+    return Handle(member.name, tuple(place.value_at(at) for place in member.index))
+
+
+def _said(thing: Any) -> str:
+    """Loop, op or parameter as text that is the same in every process."""
+    if isinstance(thing, Index):
+        return " + ".join([str(thing.constant), *(f"{c} i{loop}" for loop, c in sorted(thing.coefficients.items()))])
+    if isinstance(thing, Value):
+        function = thing.function
+        name = getattr(function, "__qualname__", type(function).__qualname__)
+        return f"{function.__module__}.{name}{_said(thing.arguments)}"
+    if isinstance(thing, tuple):
+        return f"({', '.join(map(_said, thing))})"
+    return thing.name if isinstance(thing, Op) else str(thing)
 
 
 def _bounded(
@@ -585,6 +753,14 @@ def record(builder: Any, arguments: tuple[Any, ...]) -> Nest:
     return nest
 
 
+def recorded(builder: Any, arguments: tuple[Any, ...]) -> Nest | None:
+    """`record`; None if they cannot be."""
+    try:
+        return record(builder, arguments)
+    except NotALoop:
+        return None
+
+
 def _again(builder: Any, arguments: tuple[Any, ...], temporary: set[str]) -> Nest:
     nest = record(builder, arguments)
     nest.temporary = temporary
@@ -595,11 +771,10 @@ def nest_of(graph: TaskGraph) -> Nest | None:
     """The loops of a graph's builder; None where it has none that can be recorded."""
     if graph.recipe is None:
         return None
-    try:
-        nest = record(*graph.recipe)
-    except NotALoop:
+    nest: Nest | None = graph.loops or recorded(*graph.recipe)
+    if nest is None or nest.rooms.keys() != graph.rooms.keys():
         return None
-    if nest.rooms.keys() != graph.rooms.keys():
-        return None
-    nest.temporary = set(graph.temporary)
+    if nest.temporary != graph.temporary:
+        nest = copy(nest) if nest is graph.loops else nest
+        nest.temporary = set(graph.temporary)
     return nest

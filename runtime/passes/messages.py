@@ -499,21 +499,26 @@ class MessagePlan:
             for rank in self.anew.get(version, ()):
                 own[rank].add(handle)
         for rank in range(self.ranks):
-            held = peak = largest = 0
-            part = self._part(rank).graph
-            rooms = self.most_in_rooms(part, comes, size) if comes else 0
-            for task in part:
-                if task.op is RECEIVE and not task.params[0].final:
-                    amount = size(task.params[0].handle)
-                    held += amount
-                    largest = max(largest, amount)
-                elif task.op is DROP:
-                    held -= size(task.params[0].handle)
-                peak = max(peak, held)
-            if window is not None:
-                peak = min(peak, max(window, largest))
-            peaks.append(sum(map(size, own[rank])) + peak + rooms)
+            peaks.append(sum(map(size, own[rank])) + self.most_beside(self._part(rank).graph, comes, size, window))
         return peaks
+
+    @classmethod
+    def most_beside(
+        cls, part: TaskGraph, comes: set[Handle], size: Callable[[Handle], int], window: int | None
+    ) -> int:
+        """The most that a rank has of others' copies and of rooms that come and go."""
+        held = peak = largest = 0
+        for task in part:
+            if task.op is RECEIVE and not task.params[0].final:
+                amount = size(task.params[0].handle)
+                held += amount
+                largest = max(largest, amount)
+            elif task.op is DROP:
+                held -= size(task.params[0].handle)
+            peak = max(peak, held)
+        if window is not None:
+            peak = min(peak, max(window, largest))
+        return peak + (cls.most_in_rooms(part, comes, size) if comes else 0)
 
     @staticmethod
     def most_in_rooms(part: TaskGraph, comes: set[Handle], size: Callable[[Handle], int]) -> int:

@@ -8,7 +8,7 @@ all of which both know, so parts made by each rank on its own fit together: `tes
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import cached_property
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from tilewright.graph import RW, Access, Handle, R, TaskGraph, W
 from tilewright.host.garbage import uncollected
-from tilewright.passes.messages import DROP, RECEIVE, SEND, TREE, Message, Part
+from tilewright.passes.messages import DROP, RECEIVE, SEND, TREE, Message, MessagePlan, Part
 from tilewright.rooms import Room
 
 __all__ = ["Array", "OneRank"]
@@ -310,6 +310,16 @@ class OneRank(ABC):
                     if access is Access.WRITE and not (places == "shared" and keeper_of[handle] == rank):
                         rooms[handle] = None
         return list(rooms)
+
+    def peak_memory(self, size: Callable[[Handle], int], window: int | None = None) -> int:
+        """See `MessagePlan.peak_memory`; of this rank."""
+        part = self._part.graph
+        own = set(self._handles(self._ends_at[self._ends_at[:, 2] == self.rank, 0]).values())
+        own.update(handle for task in part if not task.op.external for handle in task.writes)
+        rooms = {name for name, room in self.room_of.items() if not room.keep}
+        comes = {handle for handle in part.handles_used if handle.name in rooms} - part.inputs.keys()
+        own = {handle for handle in own if handle not in comes}
+        return sum(map(size, own)) + MessagePlan.most_beside(part, comes, size, window)
 
     def made_by(self, rank: int) -> list[Handle]:
         """See `MessagePlan.made_by`."""

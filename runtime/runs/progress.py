@@ -147,7 +147,7 @@ def follow_run(
     with follow(progress) as progress:
         page = follower(progress)
         if page is None:
-            amount = sum(map(flops, graph)) if progress is True else 0.0
+            amount = sum(map(flops, graph)) if progress is True and graph.unrolled else 0.0
             with reports(progress, graph.name, len(graph), amount) as report:
                 yield report
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +14,7 @@ from tilewright.graph import Handle, Task, TaskGraph
 from tilewright.host.files import write_text
 from tilewright.machine import Machine
 from tilewright.passes.bounds import Bounds, bounds, mixed_bounds, width
+from tilewright.rooms import Room
 from tilewright.runs.footprint import high_water
 from tilewright.runs.idle import Chain, Idle, chain, split
 from tilewright.runs.trace import Trace
@@ -70,6 +72,9 @@ class Run:
         key = Handle(handle) if isinstance(handle, str) else handle
         room = self.graph.rooms.get(key.name)
         if room is not None and room.keep and room.indexed and not key.index:
+            if not self.graph.unrolled:  # a rank that planned its own part has what its tasks made, or what came
+                values = {h: self.store.get(h) for h in self.graph.loops.handles(key.name)}
+                return {h: value for h, value in values.items() if value is not None}
             return {h: self.store[h] for h in self.graph.written if h.name == key.name}
         value = self.store[key]
         if room is not None and not room.keep and key not in self.store.given and key.name not in self.store.families:
@@ -105,7 +110,7 @@ class Run:
             machine = self.machine
             known = machine is not None and (machine.gamma is not None or machine.durations)
             return machine.flops(task) if machine is not None and known else 0.0
-        return _flops(task, self.store)
+        return _flops(task, self.store, self.graph.rooms)
 
     @property
     def gflops(self) -> float:
@@ -236,11 +241,18 @@ class Run:
         )
 
 
-def _flops(task: Task, store: Store) -> float:
-    """Flops of a task on this data; 0 without a formula, or where a buffer is not there yet."""
+def _flops(task: Task, store: Store, rooms: Mapping[str, Room] = {}) -> float:
+    """Flops of a task on this data; 0 without a formula, or where a buffer is not there yet, and has no room."""
     if task.op.flops is None:
         return 0.0
-    tiles = [store[use.handle] for use in task.uses]
+
+    def shape_of(handle: Handle) -> tuple[int, ...]:
+        return tuple(getattr(store[handle], "shape", ()))
+
+    tiles = [
+        rooms[handle.name].outline(handle, shape_of) if (value := store[handle]) is None and handle.name in rooms else value
+        for handle, _ in task.uses
+    ]
     if any(getattr(tile, "shape", None) is None for tile in tiles):
         return 0.0
     shapes = [tuple(tile.shape) for tile in tiles]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -49,6 +50,9 @@ class TaskRecord(NamedTuple):
 
 
 _in_order = itemgetter(2, 3, 0)  # a task of no length comes before the one that its worker began at the same moment
+
+
+_sent_in_order = itemgetter(4, 5, 0, 1, 2)
 
 
 class MessageRecord(NamedTuple):
@@ -97,7 +101,8 @@ class Trace:
     workers
         Workers per rank.
     records
-        One per task that ran; a run that failed has fewer than the graph has tasks.
+        One per task that ran; a run that failed has fewer than the graph has tasks. Or a function that gives them, which
+        is called when somebody asks for them; so for ``messages``.
     ranks
         How many ranks there are, of ``workers`` workers each.
     messages
@@ -115,10 +120,10 @@ class Trace:
         self,
         graph: TaskGraph,
         workers: int,
-        records: Iterable[TaskRecord] = (),
+        records: Iterable[TaskRecord] | Callable[[], Iterable[TaskRecord]] = (),
         *,
         ranks: int = 1,
-        messages: Iterable[MessageRecord] = (),
+        messages: Iterable[MessageRecord] | Callable[[], Iterable[MessageRecord]] = (),
     ) -> None:
         self.graph = graph
         self.workers = workers
@@ -135,8 +140,24 @@ class Trace:
         """By rank, bytes by which its process grew at its fullest moment, where ranks say so."""
         self.virtual = False
         """Nothing was computed, and the times are those of a machine model."""
-        self.messages: Sequence[MessageRecord] = sorted(messages, key=itemgetter(4, 5, 0, 1, 2))
-        self.records = sorted(records, key=_in_order)
+        if callable(records):
+            self._records = records
+        else:
+            self.records = sorted(records, key=_in_order)
+        if callable(messages):
+            self._messages = messages
+        else:
+            self.messages = sorted(messages, key=_sent_in_order)
+
+    @cached_property
+    def records(self) -> list[TaskRecord]:
+        """One per task that ran, in order of start."""
+        return sorted(self._records(), key=_in_order)
+
+    @cached_property
+    def messages(self) -> Sequence[MessageRecord]:
+        """What travelled, in order of start."""
+        return sorted(self._messages(), key=_sent_in_order)
 
     def __len__(self) -> int:
         return len(self.records)

@@ -30,6 +30,7 @@ from tilewright.backends.dask import client as clients
 from tilewright.backends.dask import serializers
 from tilewright.backends.execution.engine import Engine, Progress
 from tilewright.backends.execution.program import Program
+from tilewright.backends.execution.rooms import provide
 from tilewright.backends.ranks.outcome import planned, planned_needs
 from tilewright.distribution import by_handle, chosen_owner, owner_for, owners
 from tilewright.errors import WorkerDied
@@ -132,6 +133,7 @@ class Dask(Engine):
         return ranks, owners(owner_for(graph, self.owner, ranks), ranks)
 
     def needs(self, graph: TaskGraph, store: Store, workers: int | None) -> list[int]:
+        provide(graph, store)
         ranks, rank_of = self.dealt(graph, workers)
         return planned_needs(planned(graph, ranks, (by_handle(graph, rank_of), None, ())), store, self.window)
 

@@ -18,7 +18,7 @@ from tilewright.backends.dask import serializers
 from tilewright.backends.dask.courier import DaskCourier, Inbox, Share, blank, own
 from tilewright.backends.execution.program import Program
 from tilewright.backends.ranks import lending, segments
-from tilewright.backends.ranks.outcome import Outcome, failed_at, freeze, ran
+from tilewright.backends.ranks.outcome import Outcome, failed_at, freeze, ran, travelled
 from tilewright.backends.ranks.output import telling
 from tilewright.backends.ranks.segments import Mappings, Reference
 from tilewright.backends.ranks.workers import Team
@@ -202,7 +202,7 @@ def _answers(worker: Worker, address: str) -> bool:
 
 
 def _nothing(error: BaseException) -> Outcome:
-    return Outcome(np.empty((0, 4)), [], [], (-1, freeze(error)), False, b"")
+    return Outcome(np.empty((0, 4)), **travelled([], [], 0.0), failure=(-1, freeze(error)), announced=False, values=b"")
 
 
 def _team(share: Share, parcel: Values, tiles: Values) -> tuple[Team, MessagePlan | OneRank, dict[str, str]]:
@@ -299,8 +299,7 @@ def _told(
                 returns[handle] = value
     outcome = Outcome(
         tasks=ran(team, plan, began),
-        sent=[(m.destination, m.tag, m.handle, m.writer, nbytes, start - began) for m, nbytes, start in courier.sent],
-        received=[(m.source, m.tag, end - began) for m, end in courier.received],
+        **travelled(courier.sent, courier.received, began),
         failure=None if failure is None else (failure[0], freeze(failure[1])),
         failed_at=None if failure is None else failed_at(team, failure[0], began),
         announced=False,

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 import numpy as np
 
 from tilewright.backends.execution.program import Program
+from tilewright.backends.execution.rooms import provide
 from tilewright.graph import Handle, Task, TaskGraph
 from tilewright.keywords import hint
 from tilewright.machine import Machine
@@ -183,6 +184,7 @@ class Engine:
 
     def needs(self, graph: TaskGraph, store: Store, workers: int | None) -> list[int]:
         """By rank, bytes that a run is expected to take: here of what the graph makes, beside what it was given."""
+        provide(graph, store)
         return [_made(graph, store)]
 
     def renew(self) -> None:
@@ -220,7 +222,7 @@ def check_data(graph: TaskGraph, data: Any) -> None:
     ours = graph.layout is not None or (graph.recipe is not None and not graph.extents)
     if not isinstance(data, Mapping) or not len(graph) or ours:  # the library's own calls may give more
         return
-    names = {handle.name for handle in graph.handles_used}
+    names = set(graph.families)
     for key, value in data.items():
         name = key.name if isinstance(key, Handle) else key
         if isinstance(name, str) and name not in names:

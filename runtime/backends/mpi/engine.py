@@ -42,6 +42,7 @@ import numpy as np
 from tilewright.backends.execution.buffers import view
 from tilewright.backends.execution.engine import Engine, Progress
 from tilewright.backends.execution.program import Program
+from tilewright.backends.execution.rooms import provide
 from tilewright.backends.execution.torch_state import capture
 from tilewright.backends.mpi import pool as pools
 from tilewright.backends.mpi.connection import Job
@@ -126,6 +127,7 @@ class MpiPool(Mpi):
         return ranks, self.owner_of(graph, ranks)
 
     def needs(self, graph: TaskGraph, store: Store, workers: int | None) -> list[int]:
+        provide(graph, store)
         ranks = self._ranks(workers, graph)
         order: Order = by_handle(graph, owners(owner_for(graph, self.owner), ranks)), None, ()
         return planned_needs(planned(graph, ranks, order), store, self.window)

@@ -19,7 +19,7 @@ from tilewright.backends.execution.rooms import provide
 from tilewright.backends.mpi.agreement import Agreement, Clock, agreement
 from tilewright.backends.mpi.courier import MpiCourier, Wires, calm
 from tilewright.backends.mpi.options import fewest_cores
-from tilewright.backends.ranks.outcome import Order, Outcome, failed_at, freeze, plan_of, ran
+from tilewright.backends.ranks.outcome import Order, Outcome, failed_at, freeze, plan_of, ran, travelled
 from tilewright.backends.ranks.pickling import dumps
 from tilewright.backends.ranks.workers import Team
 from tilewright.graph import Handle, TaskGraph
@@ -109,6 +109,8 @@ def run_part(
         settle_all()  # what of a checkpoint waits for the disk
     with uncollected():
         outcome = _outcome(team, courier, plan, began, deliver)._replace(grown=grown.bytes())
+        if isinstance(graph, Nest) and not deliver:
+            outcome = outcome._replace(kernels=_kernels(team))
     if deliver:  # whoever called tells the ranks apart
         outcomes = [outcome]
         announced = 0 if alone else lines.data.allreduce(int(courier.announced))
@@ -188,13 +190,21 @@ def _outcome(team: Team, courier: MpiCourier, plan: MessagePlan | OneRank, began
     failure = min(team.failures, key=lambda failure: failure[0]) if team.failures else None
     return Outcome(
         tasks=ran(team, plan, began),
-        sent=[(m.destination, m.tag, m.handle, m.writer, nbytes, start - began) for m, nbytes, start in courier.sent],
-        received=[(m.source, m.tag, end - began) for m, end in courier.received],
+        **travelled(courier.sent, courier.received, began),
         failure=None if failure is None else (failure[0], freeze(failure[1])),
         failed_at=None if failure is None else failed_at(team, failure[0], began),
         announced=courier.announced,
         values=values,
     )
+
+
+def _kernels(team: Team) -> tuple[tuple[int, str, str], ...]:
+    """`Outcome.kernels` of this rank."""
+    first: dict[str, int] = {}
+    for task, origin in zip(team.part.graph, team.part.origin, strict=True):
+        if origin >= 0:
+            first.setdefault(task.op.name, origin)
+    return tuple((first[op], op, source) for op, source in team.program.kernels.items())
 
 
 def _settle(plan: MessagePlan | OneRank, team: Team, deliver: bool) -> bytes:

@@ -8,27 +8,41 @@ import weakref
 import zlib
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 from mpi4py import MPI
 
 from tilewright.backends.execution.buffers import layout, view, wrap
-from tilewright.backends.execution.engine import Progress
+from tilewright.backends.execution.engine import Bound, Progress
 from tilewright.backends.execution.nested import refuse
 from tilewright.backends.execution.program import Program
+from tilewright.backends.execution.rooms import provide
 from tilewright.backends.mpi.agreement import Agreement
 from tilewright.backends.mpi.launcher import brings_mpi, remove, shm_files
 from tilewright.backends.mpi.options import Mpi, how, per_rank
 from tilewright.backends.mpi.part import own_cores, run_part, wires
 from tilewright.backends.mpi.rank_home import RankHome
+from tilewright.backends.ranks.bound import BoundLoops, bound_loops
 from tilewright.backends.ranks.home import copied
-from tilewright.backends.ranks.outcome import Order, listed_of, loops_of, merge, planned, planned_needs
+from tilewright.backends.ranks.outcome import (
+    Order,
+    kernels_of,
+    listed_of,
+    loops_of,
+    merge,
+    nbytes_of,
+    plan_of,
+    planned,
+    planned_needs,
+)
 from tilewright.backends.ranks.segments import like
 from tilewright.distribution import by_handle, chosen_owner, owner_for, owners
 from tilewright.graph import Handle, TaskGraph
 from tilewright.host.affinity import as_pin
 from tilewright.host.garbage import uncollected
+from tilewright.passes.one_rank import OneRank
 from tilewright.runs.progress import Ran, tell
 from tilewright.runs.trace import Trace
 from tilewright.scalars import plain
@@ -103,7 +117,17 @@ class MpiRank(Mpi):
         return RankHome(copied(data) if copy else data, ranks, owner, self.comm, self.synchronous)
 
     def needs(self, graph: TaskGraph, store: Store, workers: int | None) -> list[int]:
-        return planned_needs(planned(graph, self.comm.size, self._order(graph)), store, self.window)
+        loops = None if graph.unrolled else loops_of(graph, self.owner, self.comm.size)
+        if loops is None:
+            provide(graph, store)
+            return planned_needs(planned(graph, self.comm.size, self._order(graph)), store, self.window)
+        with self.agreement() as facts, uncollected():
+            facts["graph"] = _told(graph)
+            plan = plan_of(loops[0], self.comm.size, self.comm.rank, (loops[1], self.root, self._collect))
+            assert isinstance(plan, OneRank)
+            provide(plan.part(self.comm.rank).graph, store)
+            own = plan.peak_memory(partial(nbytes_of, store), self.window)
+        return [int(need) for need in self._agreement.comm.allgather(own)]
 
     def _order(self, graph: TaskGraph) -> Order:
         """What the plan of a run is made with."""
@@ -118,8 +142,15 @@ class MpiRank(Mpi):
     def rank_count(self, workers: int | None) -> int:
         return int(self.comm.size)
 
+    def bind(self, graph: TaskGraph, data: Any) -> Bound:
+        if not graph.unrolled and (loops := loops_of(graph, self.owner, self.comm.size)) is not None:
+            bound = bound_loops(graph, loops[0], {} if data is None else data)
+            if bound is not None:
+                return bound
+        return super().bind(graph, data)
+
     def execute(
-        self, program: Program, scheduler: str | Policy, workers: int | None, progress: Progress | None
+        self, program: Program | BoundLoops, scheduler: str | Policy, workers: int | None, progress: Progress | None
     ) -> Trace:
         graph, store = program.graph, program.store
         with self.agreement(run_follows=True) as facts:
@@ -128,9 +159,9 @@ class MpiRank(Mpi):
                 order: Order = self._order(graph) if loops is None else (loops[1], self.root, self._collect)
                 planned_as = listed_of(graph) if loops is None else loops[0]
             each = per_rank(workers, self.comm.size, self.own)
-            facts["graph"] = f"{graph.name!r} ({len(graph)} tasks, checksum {_checksum(graph)})"
+            facts["graph"] = _told(graph)
             facts["owner"] = f"{_rule(self.owner)} (checksum {zlib.crc32(repr(order[0]).encode())})"
-            facts["data"] = _layouts(program)
+            facts["data"] = program.layouts() if isinstance(program, BoundLoops) else _layouts(program)
         outcomes = run_part(
             self.comm,
             planned_as,
@@ -144,11 +175,12 @@ class MpiRank(Mpi):
             progress=progress if self.comm.rank == 0 else None,
             agreed=self._agreement,
         )
+        if isinstance(program, BoundLoops):
+            program.kernels = kernels_of(outcomes)
         with uncollected():
             trace = merge(graph, each, outcomes)
         if progress is not None and self.comm.rank == 0:  # until now only its own part was told
-            others = [record for record in trace.records if record.rank]
-            tell(progress, len(graph), lambda: [Ran(r.rank, r.worker, r.task, r.start, r.end) for r in others])
+            tell(progress, len(graph), lambda: [Ran(r.rank, r.worker, r.task, r.start, r.end) for r in trace.records if r.rank])
         return trace
 
     def everywhere(self, value: Any) -> Any:
@@ -227,6 +259,11 @@ def _abort_when_alone() -> None:
     sys.excepthook = hook
 
 
+def _told(graph: TaskGraph) -> str:
+    """What ranks compare of a graph."""
+    return f"{graph.name!r} ({len(graph)} tasks, checksum {_checksum(graph)})"
+
+
 def _rule(owner: Any) -> str:
     """An owner rule by name: the address of a function differs between ranks."""
     if isinstance(owner, Mapping):
@@ -238,7 +275,10 @@ _checksums: weakref.WeakKeyDictionary[TaskGraph, int] = weakref.WeakKeyDictionar
 
 
 def _checksum(graph: TaskGraph) -> int:
-    """A checksum of the program: ops, accesses and parameters. Made once, as the graph is frozen."""
+    """A checksum of the program: ops, accesses and parameters, task by task, or of the loops that make the tasks. Made
+    once, as the graph is frozen."""
+    if graph.loops is not None:
+        return int(graph.loops.checksum)
     total = _checksums.get(graph)
     if total is None:
         total = 0

@@ -7,12 +7,14 @@ import io
 import pickle
 import traceback
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from tilewright.backends.ranks.pickling import CodePickler
+from tilewright.builder import MANY
 from tilewright.distribution import Distribution, near_square
 from tilewright.graph import Handle, TaskGraph
 from tilewright.passes.listed import Listed, ListedPlan, listed_graph
@@ -30,14 +32,17 @@ __all__ = [
     "Outcome",
     "failed_at",
     "freeze",
+    "kernels_of",
     "listed_of",
     "loops_of",
     "merge",
+    "nbytes_of",
     "plan_of",
     "planned",
     "planned_needs",
     "ran",
     "thaw",
+    "travelled",
 ]
 
 Order = tuple[tuple[int, ...] | Distribution, int | None, tuple[int, ...]]
@@ -50,10 +55,12 @@ class Outcome(NamedTuple):
 
     tasks: np.ndarray
     """One row per task: index, worker, start, end."""
-    sent: list[tuple[int, int, Handle, int, int, float]]
-    """Per message that it sent: destination, tag, handle, writer, bytes, start."""
-    received: list[tuple[int, int, float]]
-    """Per message that it received: source, tag, end."""
+    sent: np.ndarray
+    """One row per message that it sent: destination, tag, place of the handle in ``handles``, writer, bytes, start."""
+    received: np.ndarray
+    """One row per message that it received: source, tag, end."""
+    handles: tuple[Handle, ...]
+    """Those whose values it sent."""
     failure: tuple[int, bytes] | None
     """Index of the first failed task, and the pickled exception."""
     announced: bool
@@ -63,12 +70,14 @@ class Outcome(NamedTuple):
     """Worker, start and end of the failed task, if a worker ran it."""
     grown: int | None = None
     """Bytes by which the process grew at its fullest moment, if its system says so."""
+    kernels: tuple[tuple[int, str, str], ...] = ()
+    """Of a part that its rank planned alone under ``mpiexec``: the first task of each op, its name, its kernel's source."""
     said: int = 0
     """Messages with what tasks printed that were sent beside this."""
 
 
-WORTH = 5_000
-"""Tasks of a graph from which on a rank makes its part from the loops; to look for it there takes some milliseconds."""
+WORTH = MANY
+"""Tasks of a graph from which on a rank makes its part from the loops."""
 
 _plans: weakref.WeakKeyDictionary[TaskGraph, dict[Any, MessagePlan]] = weakref.WeakKeyDictionary()
 
@@ -134,12 +143,13 @@ def loops_of(graph: TaskGraph, owner: Any, ranks: int) -> tuple[Nest, Distributi
 
 def planned_needs(plan: MessagePlan, store: Store, window: int) -> list[int]:
     """Bytes that each rank needs: what it reads first, what it makes, and the window of others' tiles."""
+    return plan.peak_memory(partial(nbytes_of, store), window)
 
-    def size(handle: Handle) -> int:
-        value = store[handle]
-        return value.nbytes if isinstance(value, np.ndarray) else 0
 
-    return plan.peak_memory(size, window)
+def nbytes_of(store: Store, handle: Handle) -> int:
+    """Bytes of the array of a handle."""
+    value = store[handle]
+    return value.nbytes if isinstance(value, np.ndarray) else 0
 
 
 class Elsewhere(Exception):  # noqa: N818 - what it shows is where
@@ -157,6 +167,22 @@ def failed_at(team: Any, number: int, began: float) -> tuple[int, float, float] 
     """`Outcome.failed_at` of the task of that number, from the workers who ran it."""
     found = team.failed_at.get(number)
     return None if found is None else (found[0], found[1] - began, found[2] - began)
+
+
+def travelled(sent: Iterable[Any], received: Iterable[Any], began: float) -> dict[str, Any]:
+    """`Outcome.sent`, `Outcome.received` and `Outcome.handles` of what a courier counted: (message, bytes, start) and
+    (message, end)."""
+    handles: dict[Handle, int] = {}
+    out = [
+        (m.destination, m.tag, handles.setdefault(m.handle, len(handles)), m.writer, nbytes, start - began)
+        for m, nbytes, start in sent
+    ]
+    into = [(m.source, m.tag, end - began) for m, end in received]
+    return {
+        "sent": np.array(out, float).reshape(-1, 6),
+        "received": np.array(into, float).reshape(-1, 3),
+        "handles": tuple(handles),
+    }
 
 
 def ran(team: Any, plan: MessagePlan | OneRank, began: float) -> np.ndarray:
@@ -221,6 +247,14 @@ def thaw(data: bytes) -> BaseException:
     return error
 
 
+def kernels_of(outcomes: list[Outcome]) -> dict[str, str]:
+    """Where the kernels of each op come from, in the order in which ops come first."""
+    found: dict[str, dict[str, None]] = {}
+    for _, op, sources in sorted(row for outcome in outcomes for row in outcome.kernels):
+        found.setdefault(op, {}).update(dict.fromkeys(sources.split(", ")))
+    return {op: ", ".join(sources) for op, sources in found.items()}
+
+
 def merge(graph: TaskGraph, workers: int, outcomes: list[Outcome]) -> Trace:
     """One trace of what all ranks tell. Raises what the first task that failed raised, with the trace until then."""
     trace = _merged(graph, workers, outcomes)
@@ -237,19 +271,35 @@ def merge(graph: TaskGraph, workers: int, outcomes: list[Outcome]) -> Trace:
     return trace
 
 
-def _merged(graph: TaskGraph, workers: int, outcomes: list[Outcome]) -> Trace:
-    rows = np.concatenate([np.zeros((0, 4)), *(outcome.tasks for outcome in outcomes)])
-    rank_of = np.repeat(np.arange(len(outcomes)), [len(outcome.tasks) for outcome in outcomes])
-    order = np.lexsort((rows[:, 0], rows[:, 3], rows[:, 2]))  # as a trace sorts them
+def _records(tables: list[np.ndarray]) -> Iterator[TaskRecord]:
+    """What `Outcome.tasks` of all ranks say, as a trace sorts them."""
+    rows = np.concatenate([np.zeros((0, 4)), *tables])
+    rank_of = np.repeat(np.arange(len(tables)), list(map(len, tables)))
+    order = np.lexsort((rows[:, 0], rows[:, 3], rows[:, 2]))
     whole = rows[order, :2].astype(int).T.tolist()
-    records = map(TaskRecord._make, zip(*whole, *rows[order, 2:].T.tolist(), rank_of[order].tolist(), strict=True))
-    ends = {(source, rank, tag): end for rank, outcome in enumerate(outcomes) for source, tag, end in outcome.received}
-    messages = [
-        MessageRecord(rank, destination, handle, nbytes, start, ends[rank, destination, tag], writer)
-        for rank, outcome in enumerate(outcomes)
-        for destination, tag, handle, writer, nbytes, start in outcome.sent
+    return map(TaskRecord._make, zip(*whole, *rows[order, 2:].T.tolist(), rank_of[order].tolist(), strict=True))
+
+
+def _messages(traffic: list[tuple[np.ndarray, np.ndarray, tuple[Handle, ...]]]) -> list[MessageRecord]:
+    """What `Outcome.sent` and `Outcome.received` of all ranks say."""
+    ends = {
+        (int(source), rank, int(tag)): end
+        for rank, (_, received, _) in enumerate(traffic)
+        for source, tag, end in received.tolist()
+    }
+    return [
+        MessageRecord(rank, destination, handles[handle], nbytes, start, ends[rank, destination, tag], writer)
+        for rank, (sent, _, handles) in enumerate(traffic)
+        for (destination, tag, handle, writer, nbytes), start in zip(
+            sent[:, :5].astype(int).tolist(), sent[:, 5].tolist(), strict=True
+        )
         if (rank, destination, tag) in ends  # in a run that failed some never came
     ]
-    trace = Trace(graph, workers, records, ranks=len(outcomes), messages=messages)
+
+
+def _merged(graph: TaskGraph, workers: int, outcomes: list[Outcome]) -> Trace:
+    tables = [outcome.tasks for outcome in outcomes]
+    traffic = [(outcome.sent, outcome.received, outcome.handles) for outcome in outcomes]
+    trace = Trace(graph, workers, partial(_records, tables), ranks=len(outcomes), messages=partial(_messages, traffic))
     trace.grown = tuple(outcome.grown for outcome in outcomes if outcome.grown is not None)
     return trace

@@ -22,8 +22,13 @@ import numpy as np
 from mpi4py import MPI
 
 import tilewright as tw
+from tilewright import builder
 from tilewright.backends.mpi.part import own_cores
 from tilewright.backends.ranks import outcome
+from tilewright.graph import DeferredGraph
+from tilewright.linalg import lu, qr
+from tilewright.linalg.cholesky import bottom_level, cholesky
+from tilewright.linalg.triangle import triangle_graph, turned_graph
 from tilewright.ops import copy, potrf
 from tilewright.plot.live import LivePage
 
@@ -124,6 +129,143 @@ def each_for_itself() -> Iterator[None]:
             yield
     finally:
         outcome.WORTH = worth
+
+
+@contextmanager
+def nobody_unrolls() -> Iterator[None]:
+    """Graphs that loops can make stay loops, however small they are, and no rank makes their tasks."""
+    builders: Any = (triangle_graph, turned_graph, lu._factor_graph, qr._qr_graph, qr._factor_graph)
+    for one in builders:
+        one.cache_clear()
+    try:
+        with each_for_itself(), patch.object(builder, "MANY", 0):
+            with patch.object(DeferredGraph, "_unroll", side_effect=AssertionError("unrolled")):
+                yield
+    finally:
+        for one in builders:
+            one.cache_clear()
+
+
+LOOPS: dict[str, Callable[[], tuple[list[Any], tw.Run]]] = {
+    "cholesky": lambda: _of(call(return_run=True)),
+    "cholesky upper": lambda: _of(call(lower=False, return_run=True, grid=(3, 1), gather="none")),
+    "cholesky by columns": lambda: _of(call(np.asfortranarray(A), overwrite_a=True, return_run=True)),
+    "cholesky graph": lambda: _graph_run(tw.cholesky_graph(6), tw.TiledMatrix.from_numpy(A, NB)),
+    "lu graph": lambda: _graph_run(
+        tw.lu_graph(6, 6, ranks=3, shape=(105, 105), tile_size=NB), tw.TiledMatrix.from_numpy(A, NB), grid=(3, 1)
+    ),
+    "lu partial": lambda: _lu(grid=(3, 1)),
+    "lu threshold": lambda: _lu(pivoting="threshold", grid=(1, 3)),
+    "lu none": lambda: _lu(pivoting="none"),
+    "lu stays": lambda: _lu(gather="none"),
+    "qr": lambda: _of(tw.qr(A, mode="r", tree="flat", tile_size=NB, backend="mpi", return_run=True)),
+    "qr factor": lambda: _qr_factor(("hierarchical", 2, "binary", "flat")),
+}
+
+
+def _of(found: tuple[Any, ...]) -> tuple[list[Any], tw.Run]:
+    return list(found[:-1]), found[-1]
+
+
+def _graph_run(graph: tw.TaskGraph, tiles: tw.TiledMatrix, **options: Any) -> tuple[list[Any], tw.Run]:
+    run = tw.run(graph, {"A": tiles}, backend="mpi", **options)
+    return [tiles.to_numpy()], run
+
+
+def _lu(**options: Any) -> tuple[list[Any], tw.Run]:
+    F, run = tw.lu_factor(A, tile_size=NB, backend="mpi", return_run=True, **{"pivoting": "partial"} | options)
+    own = np.arange(105) // NB % 3 == rank if "gather" in options else slice(None)  # nobody wrote the others
+    return [F.lu[:, own], F.piv, np.array(F.norms)], run
+
+
+def _qr_factor(tree: Any) -> tuple[list[Any], tw.Run]:
+    F, run = tw.qr_factor(A, tree=tree, tile_size=NB, backend="mpi", return_run=True)
+    return [F.R], run
+
+
+def _facts(run: tw.Run) -> list[Any]:
+    """All that does not depend on how long things took."""
+    run.trace.check()
+    labels = {record.task: run.graph.tasks[record.task].label for record in run.trace}
+    return [
+        len(run.graph),
+        run.graph.edges,
+        sorted((record.task, labels[record.task], record.rank, record.worker) for record in run.trace),
+        sorted((m.source, m.destination, str(m.handle), m.nbytes, m.writer) for m in run.trace.messages),
+        list(run.kernels.items()),
+        run.flops,
+        run.width,
+        sorted((op, count) for op, (count, _) in run.trace.by_op().items()),
+        run.graph.to_svg(),
+    ]
+
+
+def loops_that_nobody_unrolls() -> Any:
+    """Bits, and what a run says when it is asked, are those of the flat way."""
+    seen = {}
+    for name, function in LOOPS.items():
+        wanted, flat = function()
+        with nobody_unrolls():
+            found, run = function()
+            told = [run.graph.unrolled, len(run.graph) == len(flat.graph), "tasks, backend='mpi'" in repr(run)]
+        facts, expected = _facts(run), _facts(flat)
+        differ = [n for n, (one, other) in enumerate(zip(facts, expected, strict=True)) if one != other]
+        seen[name] = [*told, _same(found, wanted), differ, run.graph.unrolled]
+    return seen
+
+
+def failures_of_loops() -> Any:
+    a = A.copy()
+    a[70, 70] = -1
+    with nobody_unrolls():
+        try:
+            call(a)
+        except tw.NotPositiveDefiniteError as error:
+            failed = error.run.failed  # type: ignore[attr-defined]
+            found = [error.order, failed.label, error.run.graph.unrolled]  # type: ignore[attr-defined]
+    graph = triangle_graph(cholesky, 6, False, "behind", False, (), bottom_level)
+    return [*found, graph.tasks[failed.index].predecessors == failed.predecessors != ()]
+
+
+def memory_of_loops() -> Any:
+    """What a rank of a graph that nobody unrolls is said to need is what the plan of all says."""
+    _, flat = call(memory="10MB", return_run=True)
+    _, other = tw.lu_factor(A, tile_size=NB, backend="mpi", grid=(3, 1), memory="10MB", return_run=True)
+    with nobody_unrolls():
+        _, run = call(memory="10MB", return_run=True)
+        _, lu_run = tw.lu_factor(A, tile_size=NB, backend="mpi", grid=(3, 1), memory="10MB", return_run=True)
+        small = raised(lambda: call(memory="10kB"))
+    return [run.planned == flat.planned, lu_run.planned == other.planned, small[0]]
+
+
+def progress_of_loops() -> Any:
+    told: list[int] = []
+    with nobody_unrolls(), redirect_stderr(io.StringIO()):
+        _, run = call(return_run=True, progress=told.append)
+        call(progress=True)
+    return [[told[-1] == len(run.graph)] if told else [], run.graph.unrolled]
+
+
+def _threshold(tau: float) -> tw.TaskGraph:
+    return tw.lu_graph(5, 5, "threshold", threshold=tau, shape=(100, 100), tile_size=NB)
+
+
+def different_loops() -> Any:
+    def matrix(nt: int, nb: int = NB) -> tw.TiledMatrix:
+        return tw.TiledMatrix.from_numpy(np.eye(nt * nb), nb)
+
+    def wrong(graph: tw.TaskGraph, tiles: tw.TiledMatrix) -> str:
+        return raised(lambda: tw.run(graph, {"A": tiles}, backend="mpi"))[1]
+
+    odd = rank == 2
+    with nobody_unrolls():
+        return [
+            wrong(tw.cholesky_graph(5 + odd), matrix(5 + odd)),
+            wrong(tw.lu_graph(5, 5, "none") if odd else tw.cholesky_graph(5), matrix(5)),
+            wrong(tw.cholesky_graph(5), matrix(5, NB + odd)),
+            wrong(_threshold(0.25 if odd else 0.5), matrix(5)),
+            raised(lambda: call(tile_size=NB + odd))[1],
+        ]
 
 
 def in_place() -> Any:
@@ -554,7 +696,8 @@ CHECKS = [
     for name, value in list(globals().items())
     if callable(value)
     and getattr(value, "__module__", "") == "__main__"
-    and name not in ("call", "raised", "add", "ten_times", "halve", "_same", "each_for_itself")
+    and not name.startswith("_")
+    and name not in ("call", "raised", "add", "ten_times", "halve", "each_for_itself", "nobody_unrolls")
 ]
 
 if __name__ == "__main__":

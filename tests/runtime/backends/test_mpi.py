@@ -9,6 +9,7 @@ import json
 import multiprocessing
 import multiprocessing.shared_memory
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -1002,6 +1003,19 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
     return {name: [rank[name] for rank in ranks] for name in ranks[0]}
 
 
+LOOPS = (
+    "cholesky",
+    "cholesky upper",
+    "cholesky by columns",
+    "cholesky graph",
+    "lu graph",
+    "lu partial",
+    "lu threshold",
+    "lu none",
+    "lu stays",
+    "qr",
+    "qr factor",
+)
 SAME = {
     "replicated": True,
     "all_grids": [True] * 2,
@@ -1020,6 +1034,9 @@ SAME = {
     "tensor_from_root": [True, "torch.float32"],
     "parts_of_ranks_that_collect": [True] * 3,
     "zeros_are_not_sent": [True, 0, 21 * 2],
+    "loops_that_nobody_unrolls": dict.fromkeys(LOOPS, [False, True, True, True, [], True]),
+    "failures_of_loops": [71, "potrf(3)", False, True],
+    "memory_of_loops": [True, True, "MemoryError"],
     "agreements": [1, 1, 2, 1, 1, 1, 1, 2],  # the last: after the run, whether NaN was the cause
     "rows_are_missing_on_one_rank": "ValueError",
     "sixteen_bits": [True, True],
@@ -1060,6 +1077,23 @@ def test_a_distributed_matrix_stays_distributed(seen: dict[str, list[Any]]) -> N
 
 def test_ranks_make_their_parts_from_loops(seen: dict[str, list[Any]]) -> None:
     assert seen["parts_from_loops"] == [[True] * (6 + 3), [True] * (5 + 2), [True] * (4 + 1)]
+
+
+def test_ranks_whose_loops_differ_are_refused(seen: dict[str, list[Any]]) -> None:
+    for told in seen["different_loops"]:
+        nt, builder, data, threshold, size = told
+        assert nt.startswith("ranks were called with different graph: 'cholesky nt=5' (35 tasks, checksum ")
+        assert "'cholesky nt=6' (56 tasks, checksum " in nt and "on rank 2; give it in the call" in nt
+        assert "'cholesky nt=5'" in builder and "'lu mt=5 nt=5 none'" in builder
+        assert data.startswith("ranks were called with different data: A: (20, 20) float64 C (checksum ")
+        assert "A: (21, 21) float64 C" in data
+        first, second = re.findall(r"'lu mt=5 nt=5 threshold' \((\d+ tasks, checksum \d+)\)", threshold)
+        assert first.partition(",")[0] == second.partition(",")[0] and first != second
+        assert size == "ranks were called with different tile_size: 20 on rank 0, 21 on rank 2; " + size.partition("; ")[2]
+
+
+def test_progress_of_a_graph_that_nobody_unrolls_counts_its_tasks(seen: dict[str, list[Any]]) -> None:
+    assert seen["progress_of_loops"] == [[[True], False], [[], False], [[], False]]
 
 
 def test_under_mpiexec_rank_0_alone_serves_a_page_which_hears_of_the_tasks_of_all_ranks(

@@ -2,6 +2,8 @@
 levels."""
 
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -59,6 +61,10 @@ def calls(part):
     ]
 
 
+def size(handle):
+    return 8 + sum(handle.index) % 3
+
+
 def compare(graph, rule, ranks, **ends):
     nest = record(*graph.recipe)
     assert nest.tasks == len(graph)
@@ -76,6 +82,7 @@ def compare_listed(graph, rule, ranks, **ends):
 
 def compare_plans(graph, rule, ranks, made, **ends):
     plan = MessagePlan(graph, ranks, rule, **ends)
+    peaks = [plan.peak_memory(size, window) for window in (None, 30)]
     for rank in range(ranks):
         local = made(rank)
         mine, whole = local.part(rank), plan.part(rank)
@@ -86,6 +93,7 @@ def compare_plans(graph, rule, ranks, made, **ends):
             assert mine.graph.bottom_levels() == whole.graph.bottom_levels()
         assert local.messages == [m for m in plan.messages if rank in (m.source, m.destination)]
         assert set(local.made_by(rank)) == set(plan.made_by(rank))
+        assert [local.peak_memory(size, window) for window in (None, 30)] == [peak[rank] for peak in peaks]
         for places in ("own", "shared", "none"):
             assert local.rooms(rank, places) == plan.rooms(rank, places)
 
@@ -206,6 +214,58 @@ def odd_graph(g, nt):
 def test_loops_of_all_kinds_have_the_parts_of_the_flat_plan(rule):
     for nt in (1, 3, 6):
         compare(odd_graph(nt), rule, rule.ranks)
+
+
+@pytest.mark.parametrize(
+    "graph",
+    [
+        *[GRAPHS[kind](5) for kind in GRAPHS],
+        *[LU[kind](22, 13, 3) for kind in LU],
+        *[QR[kind](22, 13, 2) for kind in QR],
+        odd_graph(6),
+    ],
+    ids=lambda graph: graph.name,
+)
+def test_single_tasks_and_handles_of_loops_are_those_of_the_graph(graph):
+    def fields(task):
+        return [getattr(task, name) for name in ("index", "uses", "params", "predecessors", "on", "groups", "place")]
+
+    nest = record(*graph.recipe)
+    for task in graph.tasks[:: len(graph) // 7]:
+        alone = nest.task(task.index)
+        assert fields(alone) == fields(task)
+        assert (alone.op.name, alone.op.weight) == (task.op.name, task.op.weight)
+    assert nest.families == {
+        name: any(handle.name == name for handle in graph.written) for name in graph.families
+    }
+    for name in graph.families:
+        mine = [handle for handle in graph.handles_used if handle.name == name]
+        assert nest.handles(name) == mine
+        extents = tuple(1 + max(column) for column in zip(*(handle.index for handle in mine), strict=True))
+        assert nest.within(name, extents) and nest.within(name, tuple(extent + 1 for extent in extents))
+        for place in range(len(extents)):
+            assert not nest.within(name, (*extents[:place], extents[place] - 1, *extents[place + 1 :]))
+        assert not nest.within(name, (*extents, 1))
+
+
+def test_loops_have_one_checksum_in_every_process_and_others_another():
+    recipes = [
+        (tw.cholesky_graph, (5,)),
+        (tw.cholesky_graph, (6,)),
+        (odd_graph, (5,)),
+        triangle_graph(cholesky, 5, False, "behind", True).recipe,
+        triangle_graph(cholesky, 5, False, "before", True).recipe,
+        *[tw.lu_graph(5, 5, "threshold", threshold=tau).recipe for tau in (0.25, 0.5)],
+        tw.lu_graph(5, 5).recipe,
+    ]
+    sums = [record(*recipe).checksum for recipe in recipes]
+    assert len(set(sums)) == len(sums)
+    assert [record(*recipe).checksum for recipe in recipes] == sums
+    script = (
+        "import tilewright as tw\nfrom tilewright.passes.loops import record\n"
+        "print(record(*tw.lu_graph(5, 5).recipe).checksum)"
+    )
+    assert int(subprocess.run([sys.executable, "-c", script], capture_output=True, check=True).stdout) == sums[-1]
 
 
 def test_tasks_are_counted_and_numbered_without_unrolling_them():
