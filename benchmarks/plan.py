@@ -1,7 +1,9 @@
 """`tilewright bench plan`: what one of many ranks needs to plan its part, and what empty tasks cost on ranks.
 
 1. The plan of one rank of a grid for a Cholesky, LU or QR factorisation, made from its loops in a process of its own:
-   seconds, and by how much that process grew. Beside it, for as many tasks as fit, the flat plan of the whole graph.
+   seconds, and by how much that process grew. Beside it all that a rank under ``mpiexec`` does before its first task,
+   but for what it tells the others: graph, checks of its data, plan, kernels, policy. And, for as many tasks as fit,
+   the flat plan of the whole graph.
 2. Independent tasks that do nothing on two MPI ranks and two Dask workers: microseconds a task, from call to result.
 """
 
@@ -22,19 +24,25 @@ from tilewright.benchmarks import options, record, table
 from tilewright.benchmarks.overhead import independent, nothing
 from tilewright.benchmarks.timing import Contender, alternate
 
-__all__ = ["command", "empty", "plan_of_one"]
+__all__ = ["FLAT", "LOOPS", "READY", "command", "empty", "plan_of_one"]
 
-LOOPS, FLAT = "from the loops", "flat"
+LOOPS, FLAT, READY = "from the loops", "flat", "until its first task"
 
 _SCRIPT = """
 import json, resource, sys, time
 import tilewright as tw
+from tilewright import builder
+from tilewright.backends.execution.program import Program
+from tilewright.backends.execution.rooms import provide
+from tilewright.backends.ranks.bound import bound_loops
 from tilewright.linalg.lu_graph import _lu_graph
 from tilewright.linalg.qr_graph import QRPlan, _sized
 from tilewright.linalg.trees import normal
 from tilewright.passes.local import LocalPlan
-from tilewright.passes.loops import record
+from tilewright.passes.loops import nest_of, record
 from tilewright.passes.messages import MessagePlan
+from tilewright.rooms import Outline
+from tilewright.schedulers import policy
 way, routine, (nt, P, Q, rank, nb) = sys.argv[1], sys.argv[2], map(int, sys.argv[3:])
 size = (nt * nb, nt * nb)
 recipe = {
@@ -47,10 +55,22 @@ before, start = grew(), time.perf_counter()
 if way == "flat":
     graph = recipe[0](*recipe[1])
     plan, tasks = MessagePlan(graph, P * Q, tw.BlockCyclic(P, Q)), len(graph)
+elif way == "ready":
+    builder.MANY = 0
+    graph = recipe[0](*recipe[1])
+    nest, tasks = nest_of(graph), len(graph)
+    bound = bound_loops(graph, nest, {"A": tw.TiledMatrix.view(Outline.of(size, "float64"), nb)})
+    told = bound.layouts(), nest.checksum
+    plan = LocalPlan(nest, P * Q, rank, tw.BlockCyclic(P, Q))
 else:
     nest = record(*recipe)
     plan, tasks = LocalPlan(nest, P * Q, rank, tw.BlockCyclic(P, Q)), nest.tasks
 part = plan.part(rank)
+if way == "ready":
+    provide(part.graph, bound.store)
+    program = Program(part.graph, bound.store)
+    policy("critical-path").prepare(part.graph, tw.Machine(workers=1))
+    assert not graph.unrolled
 seconds, size = time.perf_counter() - start, grew() - before
 print(json.dumps({"seconds": seconds, "bytes": size, "tasks": tasks, "part": len(part.graph)}))
 """
@@ -61,20 +81,20 @@ def plan_of_one(
     grid: tuple[int, int],
     *,
     rank: int | None = None,
-    flat: bool = False,
+    way: str = LOOPS,
     routine: str = "cholesky",
     nb: int = 512,
 ) -> dict[str, Any]:
     """Seconds and bytes that a fresh process needs for the part of ``rank``, by default one in the middle of the grid,
-    of a factorisation of nt x nt tiles."""
+    of a factorisation of nt x nt tiles: `LOOPS`, `FLAT`, or all that it does until its first task, `READY`."""
     P, Q = grid
     rank = (P // 2) * Q + Q // 2 if rank is None else rank
-    way = "flat" if flat else "loops"
-    command = [sys.executable, "-c", _SCRIPT, way, routine, *map(str, (nt, P, Q, rank, nb))]
+    word = {LOOPS: "loops", FLAT: "flat", READY: "ready"}[way]
+    command = [sys.executable, "-c", _SCRIPT, word, routine, *map(str, (nt, P, Q, rank, nb))]
     told = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     return {
         "benchmark": "plan",
-        "contender": f"{routine}, {FLAT if flat else LOOPS}",
+        "contender": f"{routine}, {way}",
         "routine": routine,
         "nt": nt,
         "grid": f"{P} x {Q}",
@@ -127,9 +147,10 @@ def command(
 ) -> None:
     """What one of many ranks needs for its plan, and what an empty task costs on ranks."""
     routines = ("cholesky", "lu", "qr")
-    plans = [plan_of_one(-(-n // nb), grid, routine=routine, nb=nb) for routine in routines]
+    ways = [(routine, way) for routine in routines for way in (LOOPS, READY)]
+    plans = [plan_of_one(-(-n // nb), grid, routine=routine, way=way, nb=nb) for routine, way in ways]
     if flat:
-        plans += [plan_of_one(flat, grid), plan_of_one(flat, grid, flat=True)]
+        plans += [plan_of_one(flat, grid), plan_of_one(flat, grid, way=FLAT)]
     columns = {"tile rows": "nt", "tasks": "tasks", "of the rank": "part", "s": "seconds", "MB": "megabytes"}
     table.show(f"Plan of one rank of {grid[0]} x {grid[1]}", "contender", columns, plans, as_json=as_json)
     runs = empty(tasks, repeat) if tasks else []

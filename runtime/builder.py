@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import lru_cache, update_wrapper
 from inspect import BoundArguments, signature
-from typing import Any, Concatenate, ParamSpec
+from typing import Any, Concatenate, ParamSpec, cast
 
 from tilewright.door import upstairs
 from tilewright.graph import DeferredGraph, Layout, Task, TaskGraph
@@ -92,8 +92,8 @@ def graph_builder(
             return False
 
         def deferred(called: str, values: tuple[Any, ...]) -> TaskGraph | None:
-            loops = upstairs("passes.loops:recorded")(call, values)
-            return None if loops is None else DeferredGraph(called, loops, lambda g: function(g, *values))
+            loops, insert = upstairs("passes.loops:recorded")(call, values), cast("Callable[..., object]", function)
+            return None if loops is None else DeferredGraph(called, loops, lambda g: insert(g, *values))
 
         def build(*args: P.args, **kwargs: P.kwargs) -> TaskGraph:
             bound = parameters.bind(None, *map(plain, args), **{name: plain(value) for name, value in kwargs.items()})

@@ -83,7 +83,10 @@ def _qr_graph(
 
 
 @graph_builder(
-    "qr_factor {plan.m} x {plan.n} tile_size={plan.width}", cache=32, layout=layout_of, tasks=lambda plan, *_: plan.tasks
+    "qr_factor {plan.m} x {plan.n} tile_size={plan.width}",
+    cache=32,
+    layout=layout_of,
+    tasks=lambda plan, *_: plan.tasks,
 )
 def _factor_graph(g: TaskGraph, plan: QRPlan, in_place: bool, check: bool) -> None:
     """The graph behind `qr_factor`; there is data for T, S and the signs of R."""

@@ -106,7 +106,6 @@ class Index:
             total += c * values[loop]
         return total
 
-
     def value_at(self, at: dict[int, int]) -> int:
         """The same at one place."""
         return self.constant + sum(c * at[loop] for loop, c in self.coefficients.items())
@@ -489,7 +488,9 @@ class Nest:
                         place = self.places(statement, member, values, len(which))
                         np.minimum.at(first, some[which], number * _USES + place)
         order = np.argsort(first, kind="stable")[: np.count_nonzero(first < _NEVER)]
-        places = zip(*(column.tolist() for column in np.unravel_index(order, extents)), strict=True) if extents else [()]
+        places = (
+            zip(*(column.tolist() for column in np.unravel_index(order, extents)), strict=True) if extents else [()]
+        )
         return [Handle(name, place) for place, _ in zip(places, order, strict=True)]
 
     def numbers(self, statement: Statement, values: dict[int, Array], rows: int) -> Array:

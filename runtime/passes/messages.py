@@ -503,9 +503,7 @@ class MessagePlan:
         return peaks
 
     @classmethod
-    def most_beside(
-        cls, part: TaskGraph, comes: set[Handle], size: Callable[[Handle], int], window: int | None
-    ) -> int:
+    def most_beside(cls, part: TaskGraph, comes: set[Handle], size: Callable[[Handle], int], window: int | None) -> int:
         """The most that a rank has of others' copies and of rooms that come and go."""
         held = peak = largest = 0
         for task in part:

@@ -250,7 +250,9 @@ def _flops(task: Task, store: Store, rooms: Mapping[str, Room] = {}) -> float:
         return tuple(getattr(store[handle], "shape", ()))
 
     tiles = [
-        rooms[handle.name].outline(handle, shape_of) if (value := store[handle]) is None and handle.name in rooms else value
+        rooms[handle.name].outline(handle, shape_of)
+        if (value := store[handle]) is None and handle.name in rooms
+        else value
         for handle, _ in task.uses
     ]
     if any(getattr(tile, "shape", None) is None for tile in tiles):

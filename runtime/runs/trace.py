@@ -101,8 +101,8 @@ class Trace:
     workers
         Workers per rank.
     records
-        One per task that ran; a run that failed has fewer than the graph has tasks. Or a function that gives them, which
-        is called when somebody asks for them; so for ``messages``.
+        One per task that ran; a run that failed has fewer than the graph has tasks. Or a function that gives them,
+        called when somebody asks for them; so for ``messages``.
     ranks
         How many ranks there are, of ``workers`` workers each.
     messages

@@ -125,7 +125,11 @@ def test_threads_that_ask_at_once_get_one_and_the_same_graph(deferred):
 
 
 def test_wrong_arguments_are_refused_as_ever(deferred):
-    for nt, error, text in ((-1, ValueError, "nt must not be negative"), ("4", TypeError, "nt"), (10**6, ValueError, "tasks")):
+    for nt, error, text in (
+        (-1, ValueError, "nt must not be negative"),
+        ("4", TypeError, "nt"),
+        (10**6, ValueError, "tasks"),
+    ):
         with pytest.raises(error, match=text):
             tw.cholesky_graph(nt)
 

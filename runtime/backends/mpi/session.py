@@ -180,7 +180,11 @@ class MpiRank(Mpi):
         with uncollected():
             trace = merge(graph, each, outcomes)
         if progress is not None and self.comm.rank == 0:  # until now only its own part was told
-            tell(progress, len(graph), lambda: [Ran(r.rank, r.worker, r.task, r.start, r.end) for r in trace.records if r.rank])
+            tell(
+                progress,
+                len(graph),
+                lambda: [Ran(r.rank, r.worker, r.task, r.start, r.end) for r in trace.records if r.rank],
+            )
         return trace
 
     def everywhere(self, value: Any) -> Any:

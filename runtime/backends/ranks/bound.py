@@ -1,4 +1,4 @@
-"""The loops of a graph bound to its data: what a rank needs that plans its own part, with no task of the others made."""
+"""The loops of a graph bound to its data: what a rank needs that plans its own part, without the tasks of others."""
 
 from __future__ import annotations
 

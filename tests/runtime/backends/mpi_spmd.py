@@ -138,9 +138,9 @@ def nobody_unrolls() -> Iterator[None]:
     for one in builders:
         one.cache_clear()
     try:
-        with each_for_itself(), patch.object(builder, "MANY", 0):
-            with patch.object(DeferredGraph, "_unroll", side_effect=AssertionError("unrolled")):
-                yield
+        asked = patch.object(DeferredGraph, "_unroll", side_effect=AssertionError("unrolled"))
+        with each_for_itself(), patch.object(builder, "MANY", 0), asked:
+            yield
     finally:
         for one in builders:
             one.cache_clear()

@@ -1034,7 +1034,7 @@ SAME = {
     "tensor_from_root": [True, "torch.float32"],
     "parts_of_ranks_that_collect": [True] * 3,
     "zeros_are_not_sent": [True, 0, 21 * 2],
-    "loops_that_nobody_unrolls": dict.fromkeys(LOOPS, [False, True, True, True, [], True]),
+    "loops_that_nobody_unrolls": {name: [False, True, True, True, [], True] for name in LOOPS},
     "failures_of_loops": [71, "potrf(3)", False, True],
     "memory_of_loops": [True, True, "MemoryError"],
     "agreements": [1, 1, 2, 1, 1, 1, 1, 2],  # the last: after the run, whether NaN was the cause
@@ -1089,7 +1089,9 @@ def test_ranks_whose_loops_differ_are_refused(seen: dict[str, list[Any]]) -> Non
         assert "A: (21, 21) float64 C" in data
         first, second = re.findall(r"'lu mt=5 nt=5 threshold' \((\d+ tasks, checksum \d+)\)", threshold)
         assert first.partition(",")[0] == second.partition(",")[0] and first != second
-        assert size == "ranks were called with different tile_size: 20 on rank 0, 21 on rank 2; " + size.partition("; ")[2]
+        assert (
+            size == "ranks were called with different tile_size: 20 on rank 0, 21 on rank 2; " + size.partition("; ")[2]
+        )
 
 
 def test_progress_of_a_graph_that_nobody_unrolls_counts_its_tasks(seen: dict[str, list[Any]]) -> None:

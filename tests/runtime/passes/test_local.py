@@ -235,9 +235,7 @@ def test_single_tasks_and_handles_of_loops_are_those_of_the_graph(graph):
         alone = nest.task(task.index)
         assert fields(alone) == fields(task)
         assert (alone.op.name, alone.op.weight) == (task.op.name, task.op.weight)
-    assert nest.families == {
-        name: any(handle.name == name for handle in graph.written) for name in graph.families
-    }
+    assert nest.families == {name: any(handle.name == name for handle in graph.written) for name in graph.families}
     for name in graph.families:
         mine = [handle for handle in graph.handles_used if handle.name == name]
         assert nest.handles(name) == mine
