@@ -87,8 +87,8 @@ def graph_builder(
 
         def many(values: tuple[Any, ...]) -> bool:
             assert tasks is not None
-            with suppress(TypeError):  # what is wrong with an argument is said by the function
-                return tasks(*values) >= MANY
+            with suppress(ArithmeticError, TypeError, ValueError):  # what is wrong with an argument is said by the function
+                return bool(tasks(*values) >= MANY)
             return False
 
         def deferred(called: str, values: tuple[Any, ...]) -> TaskGraph | None:

@@ -395,7 +395,7 @@ class Nest:
 
     @cached_property
     def checksum(self) -> int:
-        """Of the whole program: loops, ops, accesses and parameters. Equal loops insert equal tasks."""
+        """A checksum of loops, ops, accesses and parameters: where it is equal, the tasks are."""
         said = [f"{self.tasks}"]
         for statement in self.statements:
             said += [_said((loop.number, loop.start, loop.stops, loop.step)) for loop in statement.loops]

@@ -71,7 +71,7 @@ class Outcome(NamedTuple):
     grown: int | None = None
     """Bytes by which the process grew at its fullest moment, if its system says so."""
     kernels: tuple[tuple[int, str, str], ...] = ()
-    """Of a part from loops under ``mpiexec``: the first task of each op, the op, where its kernel comes from."""
+    """The first task of each op, the op, where its kernel comes from; of a part from loops under ``mpiexec``."""
     said: int = 0
     """Messages with what tasks printed that were sent beside this."""
 
