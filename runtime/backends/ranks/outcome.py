@@ -103,7 +103,8 @@ _own: weakref.WeakKeyDictionary[Nest | Listed, tuple[Any, OneRank]] = weakref.We
 
 
 def plan_of(graph: TaskGraph | Nest | Listed, ranks: int, rank: int, order: Order) -> MessagePlan | OneRank:
-    """`planned`, of a graph; of loops, or tasks in arrays, what a rank plans for itself alone."""
+    """`planned`, of a graph; of loops, or tasks in arrays, what a rank plans for itself alone. The last one is kept as
+    long as they are, and knows them by a weak reference, too."""
     if isinstance(graph, TaskGraph):
         return planned(graph, ranks, order)
     key = ranks, rank, order
@@ -114,9 +115,11 @@ def plan_of(graph: TaskGraph | Nest | Listed, ranks: int, rank: int, order: Orde
         if isinstance(graph, Nest):
             assert isinstance(owner, Distribution)
             plan = LocalPlan(graph, ranks, rank, owner, start, collect)
+            plan.nest = weakref.proxy(graph)
         else:
             assert isinstance(owner, tuple)
             plan = ListedPlan(graph, ranks, rank, owner, start, collect)
+            plan.graph = weakref.proxy(graph)
         known = _own[graph] = key, plan
     return known[1]
 

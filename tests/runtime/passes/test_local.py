@@ -1,15 +1,18 @@
 """A rank's part made from the loops, or from arrays, is that of the flat plan: same tasks, messages, order, rooms and
 levels."""
 
+import gc
 import pickle
 import subprocess
 import sys
+import weakref
 
 import numpy as np
 import pytest
 
 import tilewright as tw
 from tilewright import RW, R, TaskGraph, W
+from tilewright.backends.ranks.outcome import plan_of
 from tilewright.builder import graph_builder
 from tilewright.distribution import RowBlocks, SymmetricBlockCyclic, by_handle, owners
 from tilewright.linalg import trees
@@ -23,7 +26,7 @@ from tilewright.linalg.triangle import triangle_graph, turned_graph
 from tilewright.ops import convert, copy, gemm, getrf, potrf, syrk, trsm
 from tilewright.passes.listed import ListedPlan, listed_graph
 from tilewright.passes.local import LocalPlan
-from tilewright.passes.loops import NotALoop, nest_of, record
+from tilewright.passes.loops import Nest, NotALoop, nest_of, record
 from tilewright.passes.messages import MessagePlan
 
 RULES = [
@@ -264,6 +267,20 @@ def test_loops_have_one_checksum_in_every_process_and_others_another():
         "print(record(*tw.lu_graph(5, 5).recipe).checksum)"
     )
     assert int(subprocess.run([sys.executable, "-c", script], capture_output=True, check=True).stdout) == sums[-1]
+
+
+@pytest.mark.parametrize("kind", [lambda graph: record(*graph.recipe), listed_graph], ids=["loops", "arrays"])
+def test_a_plan_goes_with_the_loops_or_arrays_that_it_is_of(kind):
+    graph = tw.cholesky_graph(4)
+    contents = kind(graph)
+    owner = tw.BlockCyclic(2, 2)
+    known = owner if isinstance(contents, Nest) else by_handle(graph, owners(owner, 4))
+    plan = plan_of(contents, 4, 1, (known, None, ()))
+    assert plan is plan_of(contents, 4, 1, (known, None, ())) and len(plan.part(1).graph) > 0
+    watched = weakref.ref(contents)
+    del contents, graph
+    gc.collect()
+    assert watched() is None
 
 
 def test_tasks_are_counted_and_numbered_without_unrolling_them():
