@@ -87,7 +87,7 @@ def graph_builder(
 
         def many(values: tuple[Any, ...]) -> bool:
             assert tasks is not None
-            with suppress(ArithmeticError, TypeError, ValueError):  # what is wrong with an argument is said by the function
+            with suppress(ArithmeticError, TypeError, ValueError):  # the function says what is wrong with an argument
                 return bool(tasks(*values) >= MANY)
             return False
 
