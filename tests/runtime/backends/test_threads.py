@@ -333,6 +333,23 @@ class TestThreadSettings:
                     assert (pools(), torch_threads.get_num_threads()) == before
         assert before[1] == threads
 
+    @pytest.mark.needs("torch")
+    def test_torch_s_first_work_in_a_thread_leaves_it_at_one(self, library, torch_threads):
+        """Torch sets the numbers of a new thread at its first work there, once somebody has called set_num_threads."""
+        torch_threads.set_num_threads(2)
+        seen = []
+
+        def work():
+            with one_thread():
+                torch_threads.ones(40, 40) @ torch_threads.ones(40, 40)
+                seen.extend(setting.get() for setting in library.threads if setting.of_thread)
+                seen.append(torch_threads.get_num_threads())
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+        assert set(seen) == {1}
+
     def test_library_has_one_thread_in_each_task_and_the_users_number_after(self, library):
         seen = []
 
