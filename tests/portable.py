@@ -136,6 +136,8 @@ class Computer:
     """A pattern that the output must have in it."""
     needs: str = "sse2"
     """An instruction set that the real CPU must have; MKL is for x86 only."""
+    vendor: str = ""
+    """The maker that the real CPU must be of."""
     blas: str = ""
     """A BLAS library that must be installed."""
     without: tuple[str, ...] | None = ()
@@ -149,6 +151,9 @@ class Computer:
 
 
 AMD = {"TILEWRIGHT_CPU_VENDOR": "amd"}
+INTEL = "intel"
+AVX2 = 5 if cpu.vendor() == INTEL else 0
+"""What MKL says of AVX2: on CPUs of other makers it lets nobody choose, and calls all of theirs 0."""
 
 COMPUTERS = (
     *(
@@ -161,11 +166,11 @@ COMPUTERS = (
             ("Prescott", "(Prescott|Katmai)", "pni"),  # builds have the kernels of one family under any of its names
         )
     ),
-    Computer("MKL AVX2", {"MKL_ENABLE_INSTRUCTIONS": "AVX2"}, MKL, "instructions 5", "avx2", "torch"),
-    Computer("MKL SSE4.2", {"MKL_ENABLE_INSTRUCTIONS": "SSE4_2"}, MKL, "instructions 3", "sse4_2", "torch"),
+    Computer("MKL AVX2", {"MKL_ENABLE_INSTRUCTIONS": "AVX2"}, MKL, "instructions 5", "avx2", INTEL, "torch"),
+    Computer("MKL SSE4.2", {"MKL_ENABLE_INSTRUCTIONS": "SSE4_2"}, MKL, "instructions 3", "sse4_2", INTEL, "torch"),
     Computer("MKL_CBWR COMPATIBLE", {"MKL_CBWR": "COMPATIBLE"}, MKL, "instructions 0 branch 3", blas="torch"),
-    Computer("MKL_CBWR AVX2", {"MKL_CBWR": "AVX2"}, MKL, "instructions 5 branch 10", "avx2", "torch"),
-    Computer("MKL_CBWR AVX512", {"MKL_CBWR": "AVX512"}, MKL, "instructions 7 branch 12", "avx512f", "torch"),
+    Computer("MKL_CBWR AVX2", {"MKL_CBWR": "AVX2"}, MKL, "instructions 5 branch 10", "avx2", INTEL, "torch"),
+    Computer("MKL_CBWR AVX512", {"MKL_CBWR": "AVX512"}, MKL, "instructions 7 branch 12", "avx512f", INTEL, "torch"),
     Computer("torch without AVX", {"ATEN_CPU_CAPABILITY": "default"}, ATEN, "with (DEFAULT|NO AVX)"),
     Computer("oneDNN AVX2", {"ONEDNN_MAX_CPU_ISA": "AVX2"}, ONEDNN, "isa:Intel AVX2$", "avx2"),
     *(
@@ -177,14 +182,14 @@ COMPUTERS = (
     Computer("one CPU", {}, CORES, "cores: 1$", cpus=1),
     Computer("no 16-bit instructions", {"TILEWRIGHT_CPU_FEATURES": ""}, FEATURES, "none$"),
     Computer(
-        "laptop with AVX2", LAPTOP, OPENBLAS + ATEN + MKL, r"for Haswell\n.*AVX2\n.*instructions 5", "avx2", "torch",
-        in_slice=True,
+        "laptop with AVX2", LAPTOP, OPENBLAS + ATEN + MKL, rf"for Haswell\n.*AVX2\n.*instructions {AVX2}", "avx2",
+        blas="torch", in_slice=True,
     ),
-    Computer("Zen 2", LAPTOP | AMD, MKL + BLAS, r"instructions 0.*\n.*openblas", "avx2", "torch", preload=ZEN),
+    Computer("Zen 2", LAPTOP | AMD, MKL + BLAS, r"instructions 0.*\n.*openblas", "avx2", blas="torch", preload=ZEN),
     Computer(
         "Zen 4",
         AMD | {"TILEWRIGHT_CPU_FEATURES": "avx2,fma,avx512f,avx512bw,avx512vl,avx512dq,avx512_bf16,avx512_vnni"},
-        MKL + BLAS, r"instructions 0.*\n.*openblas", "avx512f", "torch", preload=ZEN, in_slice=True,
+        MKL + BLAS, r"instructions 0.*\n.*openblas", "avx512f", blas="torch", preload=ZEN, in_slice=True,
     ),
     Computer(
         "neither Intel nor AMD", {"TILEWRIGHT_CPU_VENDOR": "other"}, MKL + BLAS, r"instructions 0.*\n.*openblas",
@@ -203,6 +208,8 @@ def absent(computer: Computer) -> str:
     """Why this machine cannot pretend that computer; empty if it can."""
     if computer.needs != "sse2" and computer.needs not in cpu.features():
         return f"this CPU has no {computer.needs}"
+    if computer.vendor and computer.vendor != cpu.vendor():
+        return "MKL lets its instructions be chosen on CPUs of Intel only"
     if computer.blas and isinstance(reason := available()[computer.blas], str):
         return reason
     if computer.preload and not shutil.which("cc"):
