@@ -26,7 +26,7 @@ __all__ = [
     "zero",
 ]
 
-_STRIP = 64  # rows or columns of a tile that is measured
+_STRIP = 1 << 19  # bytes of a tile that is measured at a time
 _COLUMNS = 32  # at a time, of a transposed copy: half the time of NumPy's, which goes through whole rows
 
 
@@ -75,10 +75,11 @@ def gauge(source: np.ndarray, sizes: np.ndarray, targets: Sequence[np.ndarray], 
     a, along, across = source, columns, rows
     if a.strides[0] > a.strides[1]:
         a, along, across = a.T, rows, columns
+    width = max(1, _STRIP // max(len(a) * a.itemsize, 1))
     with np.errstate(all="ignore"):
-        for start in range(0, a.shape[1], _STRIP):  # |A| is in memory a strip at a time
-            size = np.abs(a[:, start : start + _STRIP])
-            size.sum(axis=0, dtype=np.float64, out=along[start : start + _STRIP])
+        for start in range(0, a.shape[1], width):  # |A| is in memory a strip at a time
+            size = np.abs(a[:, start : start + width])
+            size.sum(axis=0, dtype=np.float64, out=along[start : start + width])
             across += size.sum(axis=1, dtype=np.float64)
             np.maximum(top, size.max(initial=0), out=top)
         if not check or np.isfinite(columns.sum()):
