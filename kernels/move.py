@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from tilewright.kernels.scratch import LINE, room
+from tilewright.kernels.scratch import lines
 
 __all__ = [
     "copy",
@@ -53,11 +53,10 @@ def _copy(source: np.ndarray, target: np.ndarray) -> None:
         np.copyto(target, source)
         return
     count, width = source.shape
-    pitch = (-(-width * size // LINE) | 1) * LINE // size
-    height = min(count, max(16, _SCRATCH // (pitch * size)))
-    lines = room("turned", (height, pitch), source.dtype)[:, :width]
+    height = min(count, max(16, _SCRATCH // (width * size)))
+    scratch = lines("turned", height, width, source.dtype)
     for start in range(0, count, height):
-        some = lines[: min(height, count - start)]
+        some = scratch[: min(height, count - start)]
         np.copyto(some, source[start : start + height])
         np.copyto(target[start : start + height], some)
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from tilewright.kernels.gemv import gemv
-from tilewright.kernels.scratch import room
+from tilewright.kernels.scratch import lines, room
 
 __all__ = [
     "NOT_FINITE",
@@ -336,7 +336,7 @@ def _turner(
     if source.strides[1] != source.itemsize or target.strides[0] != target.itemsize or min(target.shape) < 2:
         return None
     shape = (min(_ROWS, len(source)), source.shape[1])
-    made = room("rounded", shape, target.dtype)
+    made = lines("rounded", *shape, target.dtype)
     wide = made if early else room("product", shape, np.dtype(np.float64))
     if early:
         di, dj = di.astype(target.dtype), dj.astype(target.dtype)

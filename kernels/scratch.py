@@ -11,7 +11,7 @@ from math import prod
 
 import numpy as np
 
-__all__ = ["LINE", "room"]
+__all__ = ["LINE", "lines", "room"]
 
 LINE = 64  # bytes of a cache line
 
@@ -35,6 +35,12 @@ def room(slot: object, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         pieces.pop(slot, None)
         pieces[slot] = _pages(size) if size >= _LARGE else _line(size)
     return pieces[slot][:size].view(dtype).reshape(shape)
+
+
+def lines(slot: object, height: int, width: int, dtype: np.dtype) -> np.ndarray:
+    """A `room` by rows that begin an odd number of cache lines apart: those of a column are in all sets of a cache."""
+    pitch = (-(-width * dtype.itemsize // LINE) | 1) * LINE // dtype.itemsize
+    return room(slot, (height, pitch), dtype)[:, :width]
 
 
 def _line(size: int) -> np.ndarray:
