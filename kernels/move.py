@@ -48,7 +48,7 @@ def _copy(source: np.ndarray, target: np.ndarray) -> None:
     if source.ndim == 2 and source.strides[1] != source.itemsize == source.strides[0]:
         source, target = source.T, target.T
     size = source.itemsize
-    turned = source.ndim == 2 and source.strides[-1] == size == target.strides[0] != target.strides[-1]
+    turned = source.ndim == 2 and source.strides[1] == size == target.strides[0] != target.strides[1]
     if not turned or not source.size or source.strides[0] % _FEW_SETS or source.strides[0] == 0:
         np.copyto(target, source)
         return

@@ -326,9 +326,6 @@ def _multiplier(
     return multiply_by_torch
 
 
-_COLUMNS = 512  # at a time on the way from rows to columns: see `tilewright.kernels.move`
-
-
 def _turner(
     source: np.ndarray, di: np.ndarray, dj: np.ndarray, target: np.ndarray, early: bool
 ) -> Callable[[slice], object] | None:
@@ -352,9 +349,7 @@ def _turner(
         block *= di[rows]
         if not early:
             np.copyto(rounded, block, casting="same_kind")
-        part = target[rows]
-        for start in range(0, part.shape[1], _COLUMNS):
-            np.copyto(part[:, start : start + _COLUMNS], rounded[:, start : start + _COLUMNS])
+        np.copyto(target[rows], rounded)
 
     return multiply
 

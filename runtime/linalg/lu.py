@@ -500,8 +500,9 @@ def lu_factor(
     out, memory, checkpoint, resume, every, overwrite_out, restart
         For matrices larger than memory, and runs that may be killed: as for `tiled_cholesky`; with ``out`` with updates
         by tile, and partial pivoting by slabs or a tournament by tiles, which needs no block column in memory: by
-        default what reads and writes less; on ranks partial pivoting. Beside ``out`` another file as large is written,
-        which is gone at the end; or stays with the checkpoint, which has the block columns before later exchanges.
+        default what reads and writes less; on ranks partial pivoting. By tiles, or to
+        anything but a .npy file, another file as large is written beside ``out``, which is gone at the end; or stays
+        with the checkpoint, which has the block columns before later exchanges.
 
     Returns
     -------

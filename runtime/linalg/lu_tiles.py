@@ -27,7 +27,7 @@ from tilewright.ops import crown, diag, elect, elect_last, gemmn, match, match_l
 from tilewright.storage.matrix import StoredTile
 from tilewright.storage.ops import commit, gather, load, scatter, store
 
-__all__ = ["buffers", "lu_tiles", "passing", "stored", "tasks", "tile_lu"]
+__all__ = ["buffers", "lu_tiles", "passing", "reordered", "stored", "tasks", "tile_lu"]
 
 
 def lu_tiles(nt: int, height: int, first: int = 0) -> Slabs:
@@ -102,7 +102,12 @@ def _whole(tiles: Sequence[StoredTile], told: np.ndarray) -> None:
 
 
 def _reorder(piv: np.ndarray, tiles: Sequence[StoredTile], order: np.ndarray, first: int) -> None:
-    """The rows of the factor after a panel, whose tiles are stored in the order before it."""
+    """`reordered`; the tiles of the panel are stored in the order before it."""
+    reordered(piv, order, first)
+
+
+def reordered(piv: np.ndarray, order: np.ndarray, first: int) -> None:
+    """The rows of the factor after the exchanges of a panel whose first row is ``first``."""
     rows = order[first:]
     rows[...] = rows[permutation(piv, len(rows))]
 

@@ -13,13 +13,12 @@ import numpy as np
 from tilewright.backends.execution.engine import Engine
 from tilewright.graph import Handle, TaskGraph
 from tilewright.host.memory import Peak, available
-from tilewright.kernels import choice, table
+from tilewright.kernels import choice
 from tilewright.kernels.move import gauge
-from tilewright.kernels.swaps import permutation
 from tilewright.linalg.blocks import insert_cholesky
 from tilewright.linalg.call import Call
 from tilewright.linalg.keeping import Keeping
-from tilewright.linalg.lu_tiles import tile_lu
+from tilewright.linalg.lu_tiles import reordered, tile_lu
 from tilewright.linalg.slab_plan import (
     MOVERS,
     SlabPlan,
@@ -28,6 +27,7 @@ from tilewright.linalg.slab_plan import (
     lu_plan_in,
     lu_plan_sized,
     lu_tiles_plan,
+    panel_copied,
 )
 from tilewright.linalg.slabs import AHEAD, Strips, TileBuffers, Volume, slab_lu
 from tilewright.runs.run import Run
@@ -44,6 +44,12 @@ from tilewright.tiles import TiledMatrix
 from tilewright.units import nbytes, size
 
 __all__ = ["LUParts", "Outside", "cholesky_by_slabs", "lu_by_slabs", "run_beside"]
+
+
+Look = Callable[[int, int, np.ndarray], object]
+"""``look(i, k, tile)`` is shown a tile of the matrix that is read again."""
+Read = Callable[[int, StoredTile, np.ndarray], object]
+"""``read(k, tile, buffer)`` reads a finished tile of block column k."""
 
 
 @dataclass
@@ -314,12 +320,7 @@ class _Job:
             return {}
         return {"a": str(Path(a).absolute()), "out": str(Path(out).absolute())}
 
-    def finished(
-        self,
-        rows: Callable[[int], range],
-        look: Callable[[int, int, np.ndarray], object],
-        read: Callable[[int, StoredTile, np.ndarray], None] | None = None,
-    ) -> int:
+    def finished(self, rows: Callable[[int], range], look: Look, read: Read) -> int:
         """How many block columns the checkpoint has; each tile of them, and what it was made of, is read and compared.
 
         ``rows(k)`` are those of block column k; ``look(i, k, tile)`` is shown what it was made of.
@@ -341,10 +342,7 @@ class _Job:
                 for which, stored, name in ((sources, entry["of"], "of"), (tiles, entry["tiles"], "tiles")):
                     tile = which[i, k]
                     buffer = np.empty(tile.shape, self.source.dtype, self.order)
-                    if name == "of" or read is None:
-                        tile.matrix.read([(tile.row, tile.column)], [buffer])
-                    else:
-                        read(k, tile, buffer)
+                    (_read_plain if name == "of" else read)(k, tile, buffer)
                     if checksum(buffer) == stored[place]:
                         if name == "of":
                             look(i, k, buffer)
@@ -367,11 +365,9 @@ class _Job:
             return self.work is None or k * self.nb >= min(self.shape)
         return len(piv) == min(self.nb, min(self.shape) - k * self.nb) and max(piv, default=0) < below
 
-    def kept_pivots(self, columns: int) -> dict[Handle, np.ndarray]:
-        """The row exchanges of the first block columns, as the checkpoint has them."""
-        if self.checkpoint is None:
-            return {}
-        kept = enumerate(self.checkpoint.panels[:columns])
+    def kept_pivots(self, columns: range) -> dict[Handle, np.ndarray]:
+        """The row exchanges of finished block columns, as the checkpoint has them."""
+        kept = () if self.checkpoint is None else [(k, self.checkpoint.panels[k]) for k in columns]
         return {Handle("piv", (k,)): np.array(entry["piv"], np.int32) for k, entry in kept if "piv" in entry}
 
     def run(self, graph: TaskGraph, data: dict[Any, Any], plan: SlabPlan, volume: Volume) -> Run:
@@ -444,6 +440,10 @@ def _nothing(*_: object) -> None:
     pass
 
 
+def _read_plain(k: int, tile: StoredTile, buffer: np.ndarray) -> None:
+    tile.matrix.read([(tile.row, tile.column)], [buffer])
+
+
 def _by_columns(matrix: Stored) -> bool:
     return isinstance(matrix, RawFile) and matrix.order == "F"
 
@@ -478,7 +478,7 @@ def cholesky_by_slabs(
         "overwrite_out": outside.overwrite_out,
     }
     with job.going("tiled_cholesky", keywords):
-        first = job.finished(lambda k: range(k, nt), _nothing)
+        first = job.finished(lambda k: range(k, nt), _nothing, _read_plain)
         if first:
             plan = cholesky_plan(n, nb, job.item, outside.cap(), job.workers, first)
         volume = Volume((n, n), nb, job.item)
@@ -525,17 +525,16 @@ def lu_by_slabs(
     """
     job = _Job(call, outside, a, square=square, tile_size=tile_size, rule=rule, order="F")
     shape, nb, cap = job.shape, job.nb, outside.cap()
-    copied = table.settles("getrf", str(job.source.dtype), "int32")
     try:
+        how = job.item, cap, job.workers, panel_copied(str(job.source.dtype))
         free = tile_size is None and job.source.tile_size is None
-        if (begun := _begun(outside)) is not None:
-            pivoting = pivoting or begun[0]
-            nb = begun[1] if free else nb
-            plan = lu_plan(pivoting, shape, nb, job.item, cap, job.workers, copied)
-        elif free:
-            plan, nb = lu_plan_sized(pivoting, shape, nb, job.item, cap, job.workers, copied)
+        begun = _begun(outside)
+        if begun is not None:
+            pivoting, nb = pivoting or begun[0], begun[1] if free else nb
+        if free and begun is None:
+            plan, nb = lu_plan_sized(pivoting, shape, nb, *how)
         else:
-            plan = lu_plan(pivoting, shape, nb, job.item, cap, job.workers, copied)
+            plan = lu_plan(pivoting, shape, nb, *how)
         job.nb = nb
     except BaseException:
         job.close()
@@ -557,8 +556,8 @@ def lu_by_slabs(
 
     with job.going("lu_factor", keywords, apart="C" if tournament else "F", **facts):
         record, piv, diagonal = (_tiles if tournament else _slabs)(job, plan, cap, check_finite, look)
-        if shape[0] and Handle("M", (0, -(-shape[1] // nb) - 1)) not in sizes:
-            sizes.update(record["M"] if shape[1] else {})
+        if len(sizes) < -(-shape[0] // nb) * -(-shape[1] // nb):  # of the others `look` made them
+            sizes.update(record["M"])
         assert job.output is not None
         lu = job.output.finish(sync=job.checkpoint is not None)
     tiling = TiledMatrix(shape, nb, job.source.dtype, np.empty(0, job.source.dtype), packed=True)
@@ -579,21 +578,17 @@ def _begun(outside: Outside) -> tuple[str, int] | None:
     return ("tournament" if facts.get("pivoting") == "tournament" else "partial"), nb
 
 
-Look = Callable[[int, int, np.ndarray], None]
-
-
 def _slabs(job: _Job, plan: SlabPlan, cap: int | None, check: bool, look: Look) -> tuple[Run, np.ndarray, np.ndarray]:
     """The factor by slabs, with partial pivoting: its run, row exchanges and diagonal."""
     (m, n), nb, dtype = job.shape, job.nb, job.source.dtype
     mt, nt = -(-m // nb), -(-n // nb)
-    first = job.finished(lambda k: range(mt), look)
+    first = job.finished(lambda k: range(mt), look, _read_plain)
     if first:
-        copied = table.settles("getrf", str(dtype), "int32")
-        plan = lu_plan_in((m, n), nb, job.item, cap, job.workers, first, copied=copied)
+        plan = lu_plan_in((m, n), nb, job.item, cap, job.workers, first, copied=panel_copied(str(dtype)))
     volume = Volume((m, n), nb, job.item)
     graph = TaskGraph(f"lu by slabs {m} x {n} tile_size={nb}")
     work = StoredTiles(job.result(), nb)
-    data: dict[Any, Any] = {"A": StoredTiles(job.source, nb), "P": work, **job.kept_pivots(first)}
+    data: dict[Any, Any] = {"A": StoredTiles(job.source, nb), "P": work, **job.kept_pivots(range(first))}
     passing = TileBuffers(graph.handles("buffer"), (nb, nb), plan.slabs.chunk * AHEAD)
     ragged = n % nb
     memory = Strips(graph.handles("S"), graph.handles("E"), nt - 1 if ragged else -1, plan.width)
@@ -643,7 +638,7 @@ def _tiles(job: _Job, plan: SlabPlan, cap: int | None, check: bool, look: Look) 
     assert job.output is not None
     data: dict[Any, Any] = {"A": StoredTiles(job.source, nb), "F": StoredTiles(job.output.matrix, nb)}
     data |= {"P": work, "B": work, "L": work, "order": rows}
-    data |= job.kept_pivots(first)
+    data |= job.kept_pivots(range(first))
     if checked:
         data["log"] = job.checkpoint
     data["buffer"] = [np.empty(shape, dtype, "F") for shape in memory.shapes]
@@ -662,10 +657,8 @@ class _Orders:
         """The rows when so many block columns are final."""
         if columns < self.columns:
             self.columns, self.rows = 0, np.arange(self.job.shape[0])
-        for k, piv in self.job.kept_pivots(columns).items():
-            if k.index[0] >= self.columns:
-                below = self.rows[k.index[0] * self.job.nb :]
-                below[...] = below[permutation(piv, len(below))]
+        for panel, piv in self.job.kept_pivots(range(self.columns, columns)).items():
+            reordered(piv, self.rows, panel.index[0] * self.job.nb)
         self.columns = columns
         return self.rows
 
@@ -675,17 +668,11 @@ class _Orders:
         tile.matrix.read_rows(rows, tile.column, [buffer])
 
 
-def _read_plain(k: int, tile: StoredTile, buffer: np.ndarray) -> None:
-    tile.matrix.read([(tile.row, tile.column)], [buffer])
-
-
-def _pivots(
-    job: _Job, record: Run, first: int, read: Callable[[int, StoredTile, np.ndarray], None]
-) -> tuple[np.ndarray, np.ndarray]:
+def _pivots(job: _Job, record: Run, first: int, read: Read) -> tuple[np.ndarray, np.ndarray]:
     """Row exchanges and diagonal, of block columns before ``first`` as an earlier run left them."""
     least, nb, dtype = min(job.shape), job.nb, job.source.dtype
     piv, diagonal = np.arange(least, dtype=np.int32), np.ones(least, dtype)
-    kept, work = job.kept_pivots(first), StoredTiles(job.result(), nb)
+    kept, work = job.kept_pivots(range(first)), StoredTiles(job.result(), nb)
     for k, start in enumerate(range(0, least, nb)):
         if k >= first:
             local, found = record.store[Handle("piv", (k,))], record.store[Handle("D", (k,))]

@@ -10,13 +10,12 @@ import numpy as np
 
 from tilewright.arguments import LAPACK
 from tilewright.graph import Handle, TaskGraph
-from tilewright.kernels import table
 from tilewright.keywords import strict
 from tilewright.linalg import lu_tiles
 from tilewright.linalg.cholesky import cholesky_graph
 from tilewright.linalg.qr import r_by_pages
 from tilewright.linalg.qr_plan import qr_plan
-from tilewright.linalg.slab_plan import SlabPlan, cholesky_plan, lu_plan_in, lu_tiles_plan
+from tilewright.linalg.slab_plan import SlabPlan, cholesky_plan, lu_plan_in, lu_tiles_plan, panel_copied
 from tilewright.machine import Machine
 from tilewright.rates import current
 from tilewright.runs.text import shown
@@ -250,8 +249,7 @@ def _by_slabs(
         return found, ((triangle + found.passing) * tile, triangle * tile)
     if function.__name__ == "_lu_graph" and arguments[2:5:2] == ("partial", 1):
         mt, nt = arguments[:2]
-        copied = table.settles("getrf", dtype, "int32")
-        found = lu_plan_in((mt * nb, nt * nb), nb, item, limit, workers, copied=copied)
+        found = lu_plan_in((mt * nb, nt * nb), nb, item, limit, workers, copied=panel_copied(dtype))
         return found, ((2 * mt * nt + found.passing) * tile, 2 * mt * nt * tile)
     if function.__name__ == "_lu_graph" and arguments[2:5:2] == ("tournament", 1):
         mt, nt = arguments[:2]

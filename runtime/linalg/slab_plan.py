@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import NoReturn
 
+from tilewright.kernels import table
 from tilewright.linalg import blocks as by_blocks
 from tilewright.linalg import lu_tiles as by_tiles
 from tilewright.linalg.lu_graph import ENTRANTS
@@ -21,6 +23,7 @@ __all__ = [
     "lu_plan_in",
     "lu_plan_sized",
     "lu_tiles_plan",
+    "panel_copied",
     "too_little",
 ]
 
@@ -104,6 +107,11 @@ def cholesky_plan(n: int, nb: int, item: int, memory: int | None, workers: int, 
     return found or too_little(least, memory, f"a Cholesky factorisation of order {n}", nb)
 
 
+def panel_copied(dtype: str) -> bool:
+    """Whether getrf works on a copy of a panel, which is memory beside it."""
+    return table.settles("getrf", dtype, "int32")
+
+
 def lu_plan_in(
     shape: tuple[int, int],
     nb: int,
@@ -126,17 +134,19 @@ def _lu_slabs(
     m, n = shape
     mt, nt = -(-m // nb), -(-n // nb)
     full, column, last = nb * nb * item, m * nb * item, min(mt, nt)
+    products = sum((mt - k) * (nt - 1 - k) for k in range(last))
+    panels = [0, *accumulate(mt - k for k in range(last))]  # tiles of so many panels
 
     def fit(width: int, chunk: int) -> SlabPlan:
         slabs = lu_slabs(nt, first, width, chunk)
-        passing = sum(-(-(mt - k) // chunk) for s0, _ in slabs.bounds for k in range(min(s0, last)))
-        products = sum((mt - k) * (nt - 1 - k) for k in range(last))
+        reads = [0, *accumulate(-(-(mt - k) // chunk) for k in range(last))]
+        passing = sum(reads[min(s0, last)] for s0, _ in slabs.bounds)
         tasks = products + passing + mt * len(slabs.bounds) + mt * nt + 2 * last + max(last - 1, 0) + 3 * nt
         alone = len(slabs.bounds) <= 1 and not first
         data = width * column + m * (n % nb) * item + (0 if alone else (chunk * (1 + AHEAD) + 1) * full)
         norms = 8 * mt * nt * (2 * nb + 1)
         more = column * copied + norms + beside(tasks, workers, 3 * full) + MOVERS * full
-        again = sum(mt - k for s0, _ in slabs.bounds for k in range(min(s0, last)))
+        again = sum(panels[min(s0, last)] for s0, _ in slabs.bounds)
         return SlabPlan(slabs, width, data, more, tasks, again)
 
     chunk = min(4, max(mt, 1))

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from tilewright.kernels.columns import joined
+from tilewright.kernels.scratch import lines as apart
 from tilewright.storage.batches import moved
 
 __all__ = ["Lines"]
 
 _SCRATCH = 1 << 18  # bytes of lines that are turned at a time
-_LINE = 64  # bytes of a line of the cache
 _FEW = 4  # lines for which a list is not worth it
 _AHEAD = 1 << 16  # bytes of a line from which on telling the system of it beforehand is worth a call
 
@@ -78,10 +78,8 @@ class Lines:
 
     def _turn(self, places: np.ndarray, width: int, tiles: Sequence[np.ndarray], fills: bool) -> None:
         """By way of some lines at a time, of which tiles have the transpose."""
-        size = width * self.dtype.itemsize
-        height = max(1, _SCRATCH // size)
-        apart = (-(-size // _LINE) | 1) * _LINE // self.dtype.itemsize  # an odd number: else all are in few cache sets
-        scratch = np.empty((height, apart), self.dtype)[:, :width]
+        height = max(1, _SCRATCH // (width * self.dtype.itemsize))
+        scratch = apart("turned lines", height, width, self.dtype)
         for first in range(0, len(tiles[0]), height):
             some = scratch[: min(height, len(tiles[0]) - first)]
             if fills:

@@ -92,8 +92,10 @@ class TestFactor:
         F = by_tiles(a, out=out, tile_size=nb, memory=least(lu_tiles_plan, (m, n), nb, 8))
         assert lu_ratio(a, F.lu, F.piv) < 30
 
+    @pytest.mark.needs("zarr")
     def test_functions_and_zarr_and_files_by_columns_are_read(self, here):
-        zarr = pytest.importorskip("zarr")
+        import zarr
+
         a = random_matrix(N, N)
         np.save("c.npy", a)
         np.save("f.npy", np.asfortranarray(a))
